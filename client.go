@@ -1,0 +1,851 @@
+package hub
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"iter"
+	mrand "math/rand/v2"
+	"net/http"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+	"unicode/utf8"
+
+	"golang.org/x/time/rate"
+
+	"github.com/chathub-go/hub/broker"
+	"github.com/chathub-go/hub/internal/room"
+	"github.com/chathub-go/hub/internal/wire"
+	"github.com/chathub-go/hub/internal/wsconn"
+)
+
+// A Client is one connection, on the server's side. [Room.NewClient] makes it, and its
+// ServeHTTP serves one request.
+type Client struct {
+	hub    *Hub
+	room   *Room // of the URL
+	cfg    config
+	served atomic.Bool
+	busy   atomic.Bool // its reader is not reading
+	done   chan struct{}
+
+	// Set by ServeHTTP before the client's first goroutine, and then not changed.
+	who     Member
+	session string // secret; "" where the service gave the user
+	query   wire.Query
+	door    int
+	key     uint32
+
+	// The reading goroutine only.
+	publishes *rate.Limiter
+	commands  *rate.Limiter
+	blocked   string // ordered=1: the id of the refused publish that must come next
+
+	pinged time.Time // the sweeper only: silence since when was answered with a ping
+
+	settling sync.WaitGroup // goroutines other than the reading one
+
+	mu      sync.Mutex // guards what follows
+	ctx     context.Context
+	cancel  context.CancelCauseFunc
+	conn    *wsconn.Conn // nil before the upgrade
+	closing *CloseError  // what Close was called with first
+	cut     bool
+	stays   map[string]*stay
+	err     error
+}
+
+// A stay is a client's membership of a room, from before it is let in until the service
+// was told that it left.
+type stay struct {
+	c      *Client
+	r      *Room
+	loop   *room.Loop
+	m      *room.Member
+	home   bool // the room of the URL
+	ctx    context.Context
+	cancel context.CancelFunc
+
+	settled chan struct{} // closed when it is live, or never will be, and OnJoin has returned
+	told    bool          // OnJoin was called; set before settled is closed
+}
+
+// ServeHTTP upgrades the request and makes the client a member of its room. It returns
+// after the upgrade, unless [WithBlocking] is set: Done and Err tell the rest. A client
+// serves one request; another one gets 500.
+//
+// It answers without an upgrade: 400 for a request that is not a valid WebSocket
+// handshake, an invalid name, cursor or subprotocol; 403 for a foreign origin, or where
+// [WithAuthorize] refuses; 404 where that says [ErrNoRoom]; 426 for a plain request; 429
+// at [WithMaxClients]; 501 where the server can't hand over the connection; 503, with
+// Retry-After, while shutting down or at another bound.
+func (c *Client) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if !c.served.CompareAndSwap(false, true) {
+		c.cfg.logger.Error("hub: a client was given a second request")
+		http.Error(w, ErrServed.Error(), http.StatusInternalServerError)
+		return
+	}
+	// net/http ends the request's context when this returns; the client lives on.
+	ctx, cancel := context.WithCancelCause(context.WithoutCancel(r.Context()))
+	c.mu.Lock()
+	c.ctx, c.cancel = ctx, cancel
+	c.mu.Unlock()
+
+	st, err := c.accept(w, r)
+	if err != nil {
+		c.end(err)
+		return
+	}
+	c.hub.goroutines.Go(func() { c.run(st) })
+	if c.cfg.blocking {
+		<-c.done
+	}
+}
+
+// accept does all that may refuse the request, then the upgrade. Where it fails, w was
+// answered.
+func (c *Client) accept(w http.ResponseWriter, r *http.Request) (_ *stay, err error) {
+	opts := &wsconn.Options{
+		Subprotocols:  []string{wire.Subprotocol},
+		Origins:       c.cfg.origins,
+		ReadLimit:     int64(c.cfg.messageLimit),
+		QueueMessages: c.cfg.queueMessages,
+		QueueBytes:    c.cfg.queueBytes,
+		WriteTimeout:  c.cfg.writeTimeout,
+		CloseTimeout:  c.cfg.closeTimeout,
+		GapFrame: func(stream any, after, before uint64, missed int) *wsconn.Frame {
+			return room.GapFrame(c.door)(stream, after, before, missed)
+		},
+	}
+	if !wsconn.Check(w, r, opts) {
+		return nil, errHandshake
+	}
+	if err = c.identify(r); err != nil {
+		refuse(w, err)
+		return nil, err
+	}
+	if err = c.hub.admit(c); err != nil {
+		refuse(w, err)
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			c.hub.release(c)
+		}
+	}()
+	if err = c.authorize(c.room.name); err != nil {
+		refuse(w, err)
+		return nil, err
+	}
+	st := c.newStay(c.room, true)
+	if err = st.reserve(r.Context()); err != nil {
+		refuse(w, err)
+		return nil, err
+	}
+	conn, err := wsconn.Accept(w, r, opts)
+	if err != nil {
+		st.loop.Free()
+		return nil, err
+	}
+	if conn.Subprotocol() != "" {
+		c.door = room.JSON
+	}
+	c.mu.Lock()
+	c.conn = conn
+	closing, cut := c.closing, c.cut
+	c.mu.Unlock()
+	if closing != nil { // Close came first
+		conn.Close(closing.Code, closing.Reason)
+	}
+	if cut {
+		conn.Abort()
+	}
+	return st, nil
+}
+
+// identify finds out who the client is, by option or by the query.
+func (c *Client) identify(r *http.Request) error {
+	q, err := wire.ParseQuery(r.URL.Query())
+	if err != nil {
+		return &badRequest{err}
+	}
+	c.query = q
+	c.who.Client = "c-" + strings.ToLower(rand.Text()[:16]) // 80 bits
+	c.key = mrand.Uint32()
+	if c.cfg.hasUser {
+		if c.cfg.user == "" || len(c.cfg.user) > 256 || !utf8.ValidString(c.cfg.user) || strings.HasPrefix(c.cfg.user, wire.GuestPrefix) {
+			return fmt.Errorf("%w: the service gave no valid user", errForbidden)
+		}
+		c.who.User, c.who.Name = c.cfg.user, c.cfg.user
+	} else {
+		c.session = q.Session
+		if c.session == "" {
+			c.session = wire.NewSession()
+		}
+		c.who.User, c.who.Name = wire.GuestUser(c.session), q.Name
+	}
+	switch {
+	case c.cfg.hasName:
+		c.who.Name = c.cfg.name
+	case c.who.Name == "":
+		c.who.Name = wire.GuestName()
+	}
+	if c.cfg.hasUser && !c.cfg.hasName {
+		return nil // a user's id is the service's: it may be longer than a name
+	}
+	if err := wire.ValidName(c.who.Name); err != nil {
+		return &badRequest{fmt.Errorf("name: %w", err)}
+	}
+	return nil
+}
+
+// authorize asks the service whether the client may be in a room.
+func (c *Client) authorize(name string) (err error) {
+	if c.room.cfg.authorize == nil {
+		if name == c.room.name {
+			return nil
+		}
+		return errForbidden
+	}
+	if !c.guard("authorize", func() { err = c.room.cfg.authorize(c, name) }) {
+		return errPanic
+	}
+	if err != nil && !errors.Is(err, ErrNoRoom) {
+		return fmt.Errorf("%w: %w", errForbidden, err)
+	}
+	return err
+}
+
+// ID returns the connection's id, as in Member.Client; "" before ServeHTTP.
+func (c *Client) ID() string { return c.who.Client }
+
+// User returns who the client is; "" before ServeHTTP. A guest's begins with "guest:".
+func (c *Client) User() string { return c.who.User }
+
+// Name returns what others see; "" before ServeHTTP.
+func (c *Client) Name() string { return c.who.Name }
+
+// Rooms yields the rooms that the client is in, in no order.
+func (c *Client) Rooms() iter.Seq[*Room] {
+	return func(yield func(*Room) bool) {
+		for _, st := range c.allStays() {
+			if !yield(st.r) {
+				return
+			}
+		}
+	}
+}
+
+func (c *Client) allStays() []*stay {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	stays := make([]*stay, 0, len(c.stays))
+	for _, st := range c.stays {
+		stays = append(stays, st)
+	}
+	return stays
+}
+
+// Send sends a message to this client alone and keeps nothing. A plain client gets its
+// bytes as they are, in a text or binary frame; a JSON client a signal event. It does
+// not block: a client whose queue is full is [ErrSlowClient], one that has gone or is
+// not connected yet [ErrClosed].
+func (c *Client) Send(m Message) error {
+	if err := check(&m); err != nil {
+		return err
+	}
+	conn := c.connection()
+	if conn == nil {
+		return ErrClosed
+	}
+	f := room.RawFrame(m.Kind, m.Data)
+	if c.door == room.JSON {
+		s := broker.Signal{ID: m.ID, From: m.From, Kind: m.Kind, Data: m.Data, Time: time.Now()}
+		f = room.Encode(func(b []byte) []byte { return wire.AppendSignal(b, &s) })
+	}
+	switch err := conn.Send(wsconn.NewBatch(f), wsconn.Disconnect); {
+	case errors.Is(err, wsconn.ErrFull):
+		return ErrSlowClient
+	case err != nil:
+		return ErrClosed
+	}
+	return nil
+}
+
+func (c *Client) connection() *wsconn.Conn {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.conn
+}
+
+// Close ends the connection with a close frame of that code and reason, after what
+// already waits for the client. Codes are those of RFC 6455 section 7.4 and 3000 to
+// 4999; the reason is cut to 123 bytes. It does not block; Done tells when the client has gone. The first
+// call counts.
+func (c *Client) Close(code int, reason string) {
+	c.mu.Lock()
+	conn := c.conn
+	if c.closing == nil {
+		c.closing = &CloseError{Code: code, Reason: reason}
+	}
+	cancel, err := c.cancel, c.closing
+	c.mu.Unlock()
+	if conn != nil {
+		conn.Close(code, reason)
+	}
+	cancel(err) // whoever waits on behalf of this client
+}
+
+// abort cuts the connection.
+func (c *Client) abort() {
+	c.mu.Lock()
+	conn, cancel := c.conn, c.cancel
+	c.cut = true
+	c.mu.Unlock()
+	if conn != nil {
+		conn.Abort()
+	}
+	cancel(ErrClosed)
+}
+
+// Done is closed when the client has gone: its connection is closed, it is in no room,
+// and OnLeave has returned.
+func (c *Client) Done() <-chan struct{} { return c.done }
+
+// Err returns how the client ended, nil before Done is closed: a [*CloseError] with the
+// code and reason of whichever side closed first, 1006 for a lost connection, or why its request was refused.
+func (c *Client) Err() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.err
+}
+
+// Context carries the values of the client's request and ends with the client, or when
+// Close is called. What the request's middleware released when its handler returned is
+// gone, unless [WithBlocking] is set.
+func (c *Client) Context() context.Context {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.ctx
+}
+
+// run is the client's reading goroutine.
+func (c *Client) run(home *stay) {
+	if c.cfg.rate > 0 {
+		c.publishes = rate.NewLimiter(rate.Limit(c.cfg.rate), c.cfg.burst)
+		c.commands = rate.NewLimiter(rate.Limit(c.cfg.rate), c.cfg.burst)
+	}
+	history := c.query.History
+	if history < 0 && c.door == room.JSON {
+		history = joinHistory
+	}
+	if err := home.enter(c.query.Since, c.query.HasSince, history); err != nil {
+		c.Close(closeCode(err), "room could not be entered")
+	}
+	var err error
+	for {
+		var op wsconn.Opcode
+		var p []byte
+		// Not the client's context: one that ends would cut the connection before its
+		// close frame.
+		if op, p, err = c.conn.Read(context.Background()); err != nil {
+			break
+		}
+		c.busy.Store(true)
+		c.frame(op, p)
+		c.busy.Store(false)
+	}
+	c.finish(err)
+}
+
+// joinHistory is how many messages a first join gets on the JSON door.
+const joinHistory = 20
+
+// finish takes the client out of its rooms and the connection down. Others are told at
+// once, before the close handshake.
+func (c *Client) finish(cause error) {
+	err := c.closeError(cause)
+	c.mu.Lock()
+	cancel := c.cancel
+	c.mu.Unlock()
+	cancel(err)
+	reason, linger, why := departure(err, c.door)
+	for _, st := range c.allStays() {
+		st.leave(reason, linger, nil, why)
+	}
+	c.settling.Wait()
+	c.conn.Finish()
+	c.hub.release(c)
+	c.end(err)
+}
+
+func (c *Client) end(err error) {
+	c.mu.Lock()
+	c.err = err
+	cancel := c.cancel
+	c.mu.Unlock()
+	cancel(err)
+	close(c.done)
+}
+
+// closeError is how the connection ended: who closed first decides.
+func (c *Client) closeError(cause error) *CloseError {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var ce *wsconn.CloseError
+	if errors.As(cause, &ce) && (ce.Remote || c.closing == nil) {
+		return &CloseError{Code: ce.Code, Reason: ce.Reason, Remote: ce.Remote}
+	}
+	if c.closing != nil {
+		return c.closing
+	}
+	return &CloseError{Code: CodeLost, Reason: "connection lost"}
+}
+
+// departure says how others see the end of a connection: the reason, whether it may come
+// back first, and what OnLeave gets.
+func departure(err *CloseError, door int) (reason string, linger bool, why error) {
+	switch {
+	case err.Remote:
+		return "", false, nil // whatever the code, it said goodbye
+	case err.Code == CodeLost:
+		reason, linger = wire.ReasonLost, true
+	case err.Code == CodeSlow:
+		reason, linger = wire.ReasonSlow, true
+	case err.Code == CodePolicy:
+		reason = wire.ReasonKicked
+	case err.Code == CodeGoingAway || err.Code == CodeRestart:
+		reason = wire.ReasonShutdown
+	case err.Code == CodeNormal:
+		reason = wire.ReasonKicked
+	default:
+		reason = wire.ReasonError
+	}
+	return reason, linger && door == room.JSON, err
+}
+
+// drain tells the client that the hub is going away.
+func (c *Client) drain() {
+	conn := c.connection()
+	if conn == nil {
+		return
+	}
+	var f *wsconn.Frame
+	switch {
+	case c.door == room.JSON:
+		d := wire.Drain{ReconnectAfterMS: mrand.Int64N(drainSpread.Milliseconds())}
+		f = room.Encode(func(b []byte) []byte { return wire.AppendDrain(b, &d) })
+	case c.room.cfg.text.f.Drain != nil:
+		f = wsconn.NewFrame(wsconn.OpText, []byte(c.room.cfg.text.f.Drain()))
+	default:
+		return
+	}
+	_ = conn.SendNow(wsconn.NewBatch(f)) // fails for who has gone
+}
+
+// drainSpread is over how long the clients of a hub that goes away come back.
+const drainSpread = 5 * time.Second
+
+// sweep pings a silent client, and cuts one that has been silent for too long.
+func (c *Client) sweep(now time.Time, tick time.Duration) {
+	conn := c.connection()
+	if conn == nil || c.busy.Load() {
+		return
+	}
+	last := conn.LastRead()
+	jitter := tick * time.Duration(c.key%64) / 64 // clients of one moment are not pinged in one moment
+	switch silent := now.Sub(last); {
+	case silent >= c.cfg.deadAfter:
+		conn.Abort()
+	case silent >= c.cfg.pingAfter-jitter && !c.pinged.Equal(last):
+		c.pinged = last
+		conn.Ping()
+	}
+}
+
+// guard runs a callback of the service. Where it panics, the client is closed with
+// 1011, nothing else.
+func (c *Client) guard(what string, callback func()) (ok bool) {
+	defer func() {
+		if p := recover(); p != nil {
+			c.cfg.logger.Error("hub: panic in a callback", "callback", what, "client", c.who.Client,
+				"room", c.room.name, "panic", p, "stack", string(debug.Stack()))
+			c.Close(CodeInternal, "internal error")
+			ok = false
+		}
+	}()
+	callback()
+	return true
+}
+
+// An Incoming is a message that a client sent, before it is published.
+type Incoming struct {
+	Client *Client
+	Room   *Room
+	// Message is what will be published. A handler may change its Kind and Data; its
+	// From is the client, and its ID the one that the client gave, if any.
+	Message Message
+	// ToUser or ToClient is set where the message is for one user or one connection
+	// only. It is then not kept.
+	ToUser, ToClient string
+
+	ack *wire.Ack // set once it was published
+}
+
+// Publish publishes the message now, and answers its client with an ack when the handler has returned.
+func (in *Incoming) Publish(ctx context.Context) error {
+	if in.ack != nil {
+		return nil
+	}
+	if err := check(&in.Message); err != nil {
+		return err
+	}
+	m := in.Message
+	to := broker.Target{User: in.ToUser, Client: in.ToClient}
+	if to != (broker.Target{}) {
+		n, err := in.Room.signal(ctx, &broker.Signal{
+			Type: room.SignalDirect, To: to, ID: m.ID, From: m.From, Kind: m.Kind, Data: m.Data,
+		})
+		if err != nil {
+			return err
+		}
+		in.ack = &wire.Ack{ID: m.ID, Room: in.Room.name, Reached: &n}
+		return nil
+	}
+	receipt, err := in.Room.publish(ctx, &m)
+	if err != nil {
+		return err
+	}
+	in.ack = &wire.Ack{
+		ID: m.ID, Room: in.Room.name, Seq: receipt.Cursor.Seq, Cursor: receipt.Cursor.String(),
+		Duplicate: receipt.Duplicate,
+	}
+	return nil
+}
+
+// frame handles one message of the client. Reading goroutine only, as all below.
+func (c *Client) frame(op wsconn.Opcode, p []byte) {
+	if c.door == room.JSON {
+		c.command(op, p)
+		return
+	}
+	kind := KindText
+	if op == wsconn.OpBinary {
+		kind = KindBinary
+	}
+	if c.publishes != nil && c.publishes.Wait(c.Context()) != nil {
+		return // it is closing
+	}
+	c.publish(&wire.Command{Type: wire.CommandPublish, Kind: kind, Data: append([]byte(nil), p...)})
+}
+
+func (c *Client) command(op wsconn.Opcode, p []byte) {
+	if op != wsconn.OpText {
+		c.refused(&wire.Error{Code: wire.CodeBadJSON, Message: "binary frame: commands are text; publish with data_base64"})
+		return
+	}
+	var cmd wire.Command
+	if err := wire.Decode(p, &cmd); err != nil {
+		c.refused(err)
+		return
+	}
+	if cmd.Type != wire.CommandPublish && c.commands != nil && !c.commands.Allow() {
+		if cmd.Type != wire.CommandTyping { // it will type again
+			c.refused(tooFast(&cmd, c.commands))
+		}
+		return
+	}
+	switch cmd.Type {
+	case wire.CommandPublish:
+		c.publish(&cmd)
+	case wire.CommandJoin:
+		c.join(&cmd)
+	case wire.CommandLeave:
+		c.leaveRoom(&cmd)
+	case wire.CommandTyping:
+		c.typing(&cmd)
+	case wire.CommandPresence:
+		c.presence(&cmd)
+	case wire.CommandHistory:
+		c.history(&cmd)
+	case wire.CommandPing:
+		c.reply(room.Encode(func(b []byte) []byte { return wire.AppendPong(b, &wire.Pong{ID: cmd.ID}) }))
+	}
+}
+
+// tooFast is the refusal by a limiter, with the time until it would allow.
+func tooFast(cmd *wire.Command, l *rate.Limiter) *wire.Error {
+	wait := time.Duration((1 - l.Tokens()) / float64(l.Limit()) * float64(time.Second))
+	return &wire.Error{
+		ID: cmd.ID, Room: cmd.Room, Code: wire.CodeRate, Message: "too many at once: slow down",
+		RetryAfter: max(wait, time.Millisecond),
+	}
+}
+
+// stayIn returns the client's stay in the room of a command; where there is none, the
+// command was answered.
+func (c *Client) stayIn(cmd *wire.Command) *stay {
+	name := cmd.Room
+	if name == "" {
+		name = c.room.name
+	}
+	c.mu.Lock()
+	st := c.stays[name]
+	c.mu.Unlock()
+	if st == nil {
+		c.refused(&wire.Error{ID: cmd.ID, Room: name, Code: wire.CodeNotInRoom, Message: "not in that room"})
+	}
+	return st
+}
+
+// publish handles a publish of either door.
+func (c *Client) publish(cmd *wire.Command) {
+	if c.query.Ordered && c.door == room.JSON {
+		switch {
+		case cmd.ID == "":
+			c.refused(&wire.Error{Room: cmd.Room, Code: wire.CodeBadRequest, Message: "id: needed on a connection with ordered=1"})
+			return
+		case c.blocked != "" && cmd.ID != c.blocked:
+			c.refused(&wire.Error{ID: cmd.ID, Room: cmd.Room, Code: wire.CodeOutOfOrder,
+				Message: "an earlier publish was refused and must come again first"})
+			return
+		}
+	}
+	err := c.tryPublish(cmd)
+	if err == nil {
+		c.blocked = ""
+		return
+	}
+	if c.query.Ordered && err.Retryable() {
+		c.blocked = cmd.ID
+	} else {
+		c.blocked = "" // refused for good: those after it need not wait
+	}
+	c.refused(err)
+}
+
+func (c *Client) tryPublish(cmd *wire.Command) *wire.Error {
+	if c.door == room.JSON && c.publishes != nil && !c.publishes.Allow() {
+		return tooFast(cmd, c.publishes)
+	}
+	name := cmd.Room
+	if name == "" {
+		name = c.room.name
+	}
+	c.mu.Lock()
+	st := c.stays[name]
+	c.mu.Unlock()
+	if st == nil {
+		return &wire.Error{ID: cmd.ID, Room: name, Code: wire.CodeNotInRoom, Message: "not in that room"}
+	}
+	in := &Incoming{
+		Client: c, Room: st.r, ToUser: cmd.To.User, ToClient: cmd.To.Client,
+		Message: Message{Room: name, ID: cmd.ID, From: c.who, Kind: cmd.Kind, Data: cmd.Data},
+	}
+	ctx, cancel := context.WithTimeout(c.Context(), c.cfg.publishTimeout)
+	defer cancel()
+	if h := c.cfg.handler; h != nil {
+		var err error
+		if !c.guard("handler", func() { err = h(in) }) {
+			return nil // it is closing
+		}
+		if errors.Is(err, ErrHandled) {
+			if in.ack == nil {
+				in.ack = &wire.Ack{ID: cmd.ID, Room: name}
+			}
+			err = nil
+		}
+		if err != nil {
+			return c.explain(cmd, err, true)
+		}
+	}
+	if err := in.Publish(ctx); err != nil {
+		return c.explain(cmd, err, false)
+	}
+	if c.door == room.JSON && cmd.ID != "" {
+		c.reply(room.Encode(func(b []byte) []byte { return wire.AppendAck(b, in.ack) }))
+	}
+	return nil
+}
+
+// retryBusy is what a client is told to wait where a bound was reached.
+const retryBusy = time.Second
+
+// explain turns an error, the handler's own or another, into what the client is told.
+func (c *Client) explain(cmd *wire.Command, err error, handler bool) *wire.Error {
+	e := &wire.Error{ID: cmd.ID, Room: cmd.Room}
+	var refusal *Refusal
+	switch {
+	case errors.As(err, &refusal):
+		e.Code, e.Message, e.RetryAfter = wire.CodeRefused, refusal.Message, refusal.RetryAfter
+	case errors.Is(err, broker.ErrIDReused):
+		e.Code, e.Message = wire.CodeIDReused, "this id was used for another message"
+	case errors.Is(err, broker.ErrTooLarge):
+		e.Code, e.Message = wire.CodeTooLarge, "larger than what can be kept"
+	case errors.Is(err, broker.ErrBusy), errors.Is(err, room.ErrFull), errors.Is(err, errTooManyRooms):
+		e.Code, e.Message, e.RetryAfter = wire.CodeBusy, "at a bound: try again", retryBusy
+	case errors.Is(err, ErrClosed), errors.Is(err, ErrRoomClosed), errors.Is(err, room.ErrClosing):
+		e.Code, e.Message, e.RetryAfter = wire.CodeDraining, "shutting down", retryBusy
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled), errors.Is(err, broker.ErrClosed):
+		e.Code, e.Message, e.RetryAfter = wire.CodeUnavailable, "could not be kept in time: send it again with the same id", retryBusy
+	case errors.Is(err, errForbidden), errors.Is(err, ErrNoRoom):
+		e.Code, e.Message = wire.CodeForbidden, "not allowed"
+	case handler:
+		c.cfg.logger.Info("hub: the handler refused a message", "room", cmd.Room, "client", c.who.Client, "err", err)
+		e.Code, e.Message = wire.CodeRefused, "refused"
+	default:
+		c.cfg.logger.Error("hub: a command failed", "type", cmd.Type, "room", cmd.Room, "client", c.who.Client, "err", err)
+		e.Code, e.Message, e.RetryAfter = wire.CodeUnavailable, "failed on the server's side: try again", retryBusy
+	}
+	return e
+}
+
+// join handles a client's wish to be in another room.
+func (c *Client) join(cmd *wire.Command) {
+	if cmd.Room == "" {
+		cmd.Room = c.room.name
+	}
+	c.mu.Lock()
+	_, in := c.stays[cmd.Room]
+	n := len(c.stays)
+	c.mu.Unlock()
+	switch {
+	case in:
+		c.refused(&wire.Error{ID: cmd.ID, Room: cmd.Room, Code: wire.CodeAlreadyInRoom, Message: "already in that room"})
+		return
+	case n >= c.cfg.roomsPerClient:
+		c.refused(&wire.Error{ID: cmd.ID, Room: cmd.Room, Code: wire.CodeRoomLimit, Message: "in as many rooms as one connection may be"})
+		return
+	}
+	if err := c.tryJoin(cmd); err != nil {
+		c.refused(c.explain(cmd, err, false))
+	}
+}
+
+func (c *Client) tryJoin(cmd *wire.Command) error {
+	if err := c.authorize(cmd.Room); err != nil {
+		return err
+	}
+	r := c.room
+	if cmd.Room != r.name {
+		var err error
+		if r, err = c.hub.Room(cmd.Room); err != nil {
+			return err
+		}
+	}
+	ctx, cancel := context.WithTimeout(c.Context(), c.cfg.publishTimeout)
+	defer cancel()
+	st := c.newStay(r, cmd.Room == c.room.name)
+	if err := st.reserve(ctx); err != nil {
+		st.cancel()
+		return err
+	}
+	since, _ := broker.ParseCursor(cmd.Since) // Decode has checked it
+	history := cmd.History
+	if history < 0 {
+		history = joinHistory
+	}
+	return st.enter(since, cmd.HasSince && cmd.Since != "", history)
+}
+
+func (c *Client) leaveRoom(cmd *wire.Command) {
+	st := c.stayIn(cmd)
+	if st == nil {
+		return
+	}
+	st.leave("", false, room.Encode(func(b []byte) []byte {
+		return wire.AppendLeftRoom(b, &wire.LeftRoom{ID: cmd.ID, Room: st.r.name})
+	}), nil)
+}
+
+func (c *Client) typing(cmd *wire.Command) {
+	st := c.stayIn(cmd)
+	if st == nil {
+		return
+	}
+	on := "off"
+	if cmd.On {
+		on = "on"
+	}
+	ctx, cancel := context.WithTimeout(c.Context(), typingTimeout)
+	defer cancel()
+	s := &broker.Signal{Type: room.SignalTyping, From: c.who, Kind: KindText, Data: []byte(on)}
+	_, _ = st.r.signal(ctx, s) // worth nothing later
+}
+
+// typingTimeout is how long a room may be too busy to be told who types.
+const typingTimeout = 100 * time.Millisecond
+
+func (c *Client) presence(cmd *wire.Command) {
+	st := c.stayIn(cmd)
+	if st == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(c.Context(), c.cfg.publishTimeout)
+	defer cancel()
+	members, count, err := st.r.members(ctx, wire.MaxListMembers)
+	if err != nil {
+		c.refused(c.explain(cmd, err, false))
+		return
+	}
+	p := wire.Presence{ID: cmd.ID, Room: st.r.name, Members: members, Count: count}
+	c.reply(room.Encode(func(b []byte) []byte { return wire.AppendPresence(b, &p) }))
+}
+
+func (c *Client) history(cmd *wire.Command) {
+	st := c.stayIn(cmd)
+	if st == nil {
+		return
+	}
+	page, err := c.hub.reader.Before(c.Context(), st.r.name, cmd.Before, cmd.Limit)
+	if err != nil {
+		c.refused(c.explain(cmd, err, false))
+		return
+	}
+	h := wire.History{ID: cmd.ID, Room: st.r.name, Messages: page.Messages, More: page.More}
+	c.reply(room.Encode(func(b []byte) []byte { return wire.AppendHistory(b, &h) }))
+}
+
+// welcome makes the first event in a room; none on the plain door. It runs on the
+// room's loop.
+func (c *Client) welcome(r *Room, recovery string, start broker.Cursor, members []broker.Member, count int) *wsconn.Frame {
+	if c.door != room.JSON {
+		return nil
+	}
+	w := wire.Welcome{
+		Client: c.who.Client, Session: c.session, User: c.who.User, Name: c.who.Name,
+		Room: r.name, Cursor: start.String(), Seq: start.Seq, Recovery: recovery,
+		Members: members, MemberCount: count,
+		Limits: wire.Limits{
+			MessageBytes:   int64(c.cfg.messageLimit),
+			Rate:           c.cfg.rate,
+			Burst:          c.cfg.burst,
+			DedupWindowMS:  c.hub.dedupWindow().Milliseconds(),
+			ResumeWindowMS: r.cfg.resumeWindow.Milliseconds(),
+			PingMS:         c.cfg.pingAfter.Milliseconds(),
+			History:        r.cfg.history,
+			Rooms:          c.cfg.roomsPerClient,
+		},
+	}
+	return room.Encode(func(b []byte) []byte { return wire.AppendWelcome(b, &w) })
+}
+
+// refused tells the client that a command was not done.
+func (c *Client) refused(e *wire.Error) {
+	if c.door == room.JSON {
+		c.reply(room.Encode(func(b []byte) []byte { return wire.AppendError(b, e) }))
+		return
+	}
+	if say := c.room.cfg.text.f.Error; say != nil {
+		c.reply(wsconn.NewFrame(wsconn.OpText, []byte(say(e))))
+	}
+}
+
+// reply queues an answer; it waits while the client does not read.
+func (c *Client) reply(f *wsconn.Frame) {
+	_ = c.conn.SendWait(c.Context(), wsconn.NewBatch(f)) // fails only for who is going
+}

@@ -1,0 +1,1024 @@
+package hub_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/chathub-go/hub"
+	"github.com/chathub-go/hub/internal/memnet"
+	"github.com/chathub-go/hub/internal/wsconn"
+)
+
+func TestMain(m *testing.M) {
+	before := runtime.NumGoroutine()
+	code := m.Run()
+	if code == 0 {
+		code = leaked(before)
+	}
+	os.Exit(code)
+}
+
+// leaked tells whether goroutines are left that were not there before the tests. The
+// runtime may need a moment to end those that have returned.
+func leaked(before int) int {
+	deadline := time.Now().Add(5 * time.Second)
+	for runtime.NumGoroutine() > before {
+		if time.Now().After(deadline) {
+			buf := make([]byte, 1<<20)
+			fmt.Fprintf(os.Stderr, "goroutines left: %d, before the tests: %d\n%s\n",
+				runtime.NumGoroutine(), before, buf[:runtime.Stack(buf, true)])
+			return 1
+		}
+		runtime.Gosched()
+	}
+	return 0
+}
+
+// quiet is a logger for hubs that are expected to complain.
+var quiet = slog.New(slog.DiscardHandler)
+
+// A world is a hub behind a real net/http server on a network in memory, inside a
+// bubble with a clock of its own.
+type world struct {
+	t   *testing.T
+	hub *hub.Hub
+	net *memnet.Listener
+	srv *http.Server
+	dev *http.Client
+
+	mu    sync.Mutex // guards peers
+	peers []*peer
+}
+
+// inBubble runs a test with a hub on the path /room/{room}; at its end the hub is shut
+// down, and the bubble fails the test if a goroutine is left.
+func inBubble(t *testing.T, f func(w *world), opts ...hub.HubOption) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, hub.New(opts...))
+		t.Cleanup(w.close) // also where the test fails
+		f(w)
+	})
+}
+
+func newWorld(t *testing.T, h *hub.Hub) *world {
+	mux := http.NewServeMux()
+	mux.Handle("/room/{room}", h)
+	w := &world{t: t, hub: h, net: memnet.Listen(), srv: &http.Server{Handler: mux}}
+	go func() { _ = w.srv.Serve(w.net) }()
+	w.dev = &http.Client{Transport: &http.Transport{DialContext: w.net.DialContext, DisableKeepAlives: true}}
+	return w
+}
+
+func (w *world) close() {
+	if w.t.Failed() {
+		for _, p := range w.peers {
+			p.cut() // no reason to wait for them
+		}
+	}
+	if err := w.hub.Shutdown(context.Background()); err != nil {
+		w.t.Errorf("shutdown: %v", err)
+	}
+	_ = w.srv.Close()
+	for _, p := range w.peers {
+		p.ws.CloseNow()
+	}
+	w.dev.CloseIdleConnections()
+}
+
+// A peer is a client's end.
+type peer struct {
+	t    *testing.T
+	ws   *wsconn.ClientConn
+	raw  *memnet.Conn
+	json bool
+}
+
+// plain connects to a room of the plain door; query is name=alice and so on.
+func (w *world) plain(room, query string) *peer {
+	w.t.Helper()
+	return w.dial(room, query, false)
+}
+
+// json connects to a room by hub.v1.json.
+func (w *world) json(room, query string) *peer {
+	w.t.Helper()
+	return w.dial(room, query, true)
+}
+
+func (w *world) dial(room, query string, json bool) *peer {
+	w.t.Helper()
+	p, err := w.tryDial(room, query, json)
+	require.NoError(w.t, err)
+	return p
+}
+
+func (w *world) tryDial(room, query string, json bool) (*peer, error) {
+	p := &peer{t: w.t, json: json}
+	var o wsconn.DialOptions
+	if json {
+		o.Subprotocols = []string{"hub.v1.json"}
+	}
+	o.HTTPClient = &http.Client{Transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			c, err := w.net.Dial(ctx)
+			if err == nil {
+				p.raw = c.(*memnet.Conn)
+			}
+			return c, err
+		},
+	}}
+	var err error
+	p.ws, _, err = wsconn.Dial(context.Background(), "ws://hub.test/room/"+url.PathEscape(room)+"?"+query, o)
+	if err == nil {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.peers = append(w.peers, p)
+	}
+	return p, err
+}
+
+// An event is any event of the JSON door; fields that it lacks are zero.
+type event struct {
+	Type, Room, ID, Cursor, Recovery, Code, Reason, Message string
+	Session, User, Name, Client                             string
+	Seq, Prev, After, Before                                uint64
+	Missed, Reached                                         *int
+	Members                                                 []hub.Member
+	MemberCount                                             int `json:"member_count"`
+	Count                                                   int
+	Member, From                                            hub.Member
+	To                                                      struct{ User, Client string }
+	Data                                                    json.RawMessage
+	DataBase64                                              []byte `json:"data_base64"`
+	Duplicate, On, More                                     bool
+	RetryAfterMS                                            int64 `json:"retry_after_ms"`
+	ReconnectAfterMS                                        int64 `json:"reconnect_after_ms"`
+	Messages                                                []event
+	Limits                                                  map[string]float64
+}
+
+// text is an event's data where that is a string.
+func (e event) text() string {
+	var s string
+	if json.Unmarshal(e.Data, &s) != nil {
+		return string(e.Data)
+	}
+	return s
+}
+
+const patience = time.Hour // of the bubble's clock
+
+func (p *peer) read() (wsconn.Opcode, string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	op, b, err := p.ws.Read(ctx)
+	return op, string(b), err
+}
+
+// line returns the next text frame.
+func (p *peer) line() string {
+	p.t.Helper()
+	op, s, err := p.read()
+	require.NoError(p.t, err)
+	require.Equal(p.t, wsconn.OpText, op, "a text frame")
+	return s
+}
+
+// event returns the next event.
+func (p *peer) event() event {
+	p.t.Helper()
+	var e event
+	line := p.line()
+	require.NoError(p.t, json.Unmarshal([]byte(line), &e), line)
+	return e
+}
+
+// until returns the next event of that type, and skips others.
+func (p *peer) until(typ string) event {
+	p.t.Helper()
+	for {
+		if e := p.event(); e.Type == typ {
+			return e
+		}
+	}
+}
+
+// silent says that nothing comes for a while.
+func (p *peer) silent(d time.Duration) {
+	p.t.Helper()
+	got := make(chan string, 1)
+	go func() {
+		if _, s, err := p.read(); err == nil {
+			got <- s
+		} else {
+			got <- err.Error()
+		}
+	}()
+	select {
+	case s := <-got:
+		require.Fail(p.t, "expected silence", s)
+	case <-time.After(d):
+		p.ws.CloseNow() // ends the read
+		<-got
+	}
+}
+
+func (p *peer) send(s string) {
+	p.t.Helper()
+	require.NoError(p.t, p.ws.Write(context.Background(), wsconn.OpText, []byte(s)))
+}
+
+func (p *peer) sendf(format string, args ...any) { p.t.Helper(); p.send(fmt.Sprintf(format, args...)) }
+
+// leave says goodbye.
+func (p *peer) leave() {
+	p.t.Helper()
+	_ = p.ws.Close(1000, "")
+}
+
+// cut loses the connection without a word.
+func (p *peer) cut() {
+	p.raw.Cut()
+	p.ws.CloseNow()
+}
+
+// closed reads until the connection ends, and returns the close frame's code, 1006 for none.
+func (p *peer) closed() *wsconn.CloseError {
+	p.t.Helper()
+	for {
+		if _, _, err := p.read(); err != nil {
+			var ce *wsconn.CloseError
+			require.ErrorAs(p.t, err, &ce)
+			p.ws.CloseNow()
+			return ce
+		}
+	}
+}
+
+func TestPlainDoor(t *testing.T) {
+	inBubble(t, func(w *world) {
+		alice := w.plain("lobby", "name=alice")
+		require.Equal(t, "* alice joined", alice.line())
+		bob := w.plain("lobby", "name=bob")
+		require.Equal(t, "* bob joined", bob.line())
+		require.Equal(t, "* bob joined", alice.line())
+
+		alice.send("hello")
+		require.Equal(t, "alice: hello", alice.line(), "the sender too")
+		require.Equal(t, "alice: hello", bob.line())
+
+		bob.send("one\nalice: two")
+		require.Equal(t, "bob: one\n    alice: two", alice.line(), "nobody can forge a line")
+
+		require.NoError(t, bob.ws.Write(context.Background(), wsconn.OpBinary, []byte{0xff, 0}))
+		op, p, err := alice.read()
+		require.NoError(t, err)
+		require.Equal(t, wsconn.OpBinary, op)
+		require.Equal(t, "\xff\x00", p)
+
+		bob.leave()
+		require.Equal(t, "* bob left", alice.line())
+		alice.leave()
+	})
+}
+
+func TestJSONDoor(t *testing.T) {
+	inBubble(t, func(w *world) {
+		alice := w.json("lobby", "name=alice")
+		hi := alice.event()
+		require.Equal(t, "welcome", hi.Type)
+		require.Equal(t, "alice", hi.Name)
+		require.Equal(t, "lobby", hi.Room)
+		require.Equal(t, "new", hi.Recovery)
+		require.NotEmpty(t, hi.Session)
+		require.Equal(t, "joined", alice.event().Type, "one's own joined follows the welcome")
+
+		alice.send(`{"type":"publish","id":"1","data":{"n":12345678901234567890}}`)
+		msg, ack := alice.event(), alice.event()
+		if msg.Type == "ack" { // an ack may come before or after one's own copy
+			msg, ack = ack, msg
+		}
+		require.Equal(t, "message", msg.Type)
+		require.Equal(t, `{"n":12345678901234567890}`, string(msg.Data))
+		require.Equal(t, "ack", ack.Type)
+		require.Equal(t, msg.Seq, ack.Seq)
+		require.Equal(t, msg.Cursor, ack.Cursor)
+		require.Equal(t, hi.Client, msg.From.Client)
+		alice.leave()
+	})
+}
+
+// talk publishes n texts as a client of the JSON door and waits for the acks.
+func (p *peer) talk(prefix string, n int) {
+	p.t.Helper()
+	for i := range n {
+		p.sendf(`{"type":"publish","id":"%s%d","data":"%s%d"}`, prefix, i, prefix, i)
+		p.until("ack")
+	}
+}
+
+// publish lets the service publish n texts.
+func (w *world) publish(room, prefix string, n int) {
+	w.t.Helper()
+	r, err := w.hub.Room(room)
+	require.NoError(w.t, err)
+	for i := range n {
+		_, err := r.Publish(context.Background(), hub.Text(fmt.Sprint(prefix, i)))
+		require.NoError(w.t, err)
+	}
+}
+
+// enter is a client of the JSON door that has read its welcome and its own joined.
+func (w *world) enter(room, query string) (*peer, event) {
+	w.t.Helper()
+	p := w.json(room, query)
+	hi := p.event()
+	require.Equal(w.t, "welcome", hi.Type)
+	for !strings.Contains(query, "session=") {
+		if e := p.event(); e.Type == "joined" && e.Member.User == hi.User {
+			break
+		}
+	}
+	return p, hi
+}
+
+// Promise: order.
+func TestOrderWhileOthersComeAndGo(t *testing.T) {
+	const publishers, each, guests = 4, 500, 200
+	inBubble(t, func(w *world) {
+		steady, _ := w.enter("lobby", "name=steady")
+		var wg sync.WaitGroup
+		room, err := w.hub.Room("lobby")
+		require.NoError(t, err)
+		for i := range publishers {
+			wg.Go(func() {
+				for n := range each {
+					if _, err := room.Publish(context.Background(), hub.Text(fmt.Sprintf("%d %d", i, n))); err != nil {
+						t.Errorf("publish: %v", err)
+					}
+					time.Sleep(time.Millisecond)
+				}
+			})
+		}
+		for i := range guests {
+			wg.Go(func() {
+				time.Sleep(time.Duration(i) * 2 * time.Millisecond)
+				p, err := w.tryDial("lobby", fmt.Sprintf("name=g%d", i), i%2 == 0)
+				if err != nil {
+					t.Errorf("dial: %v", err)
+					return
+				}
+				_, _, _ = p.read()
+				if i%3 == 0 {
+					p.cut()
+				} else {
+					p.leave()
+				}
+			})
+		}
+		var next [publishers]int
+		var seq uint64
+		for got := 0; got < publishers*each; {
+			e := steady.event()
+			if e.Type != "message" {
+				continue
+			}
+			got++
+			require.Equal(t, seq, e.Prev, "no hole")
+			require.Greater(t, e.Seq, seq)
+			seq = e.Seq
+			var from, n int
+			_, err := fmt.Sscan(e.text(), &from, &n)
+			require.NoError(t, err)
+			require.Equal(t, next[from], n, "a publisher's messages in its order, each once")
+			next[from]++
+		}
+		wg.Wait()
+		steady.leave()
+	})
+}
+
+// Promise: once.
+func TestOnceUnderOneID(t *testing.T) {
+	inBubble(t, func(w *world) {
+		alice, hi := w.enter("lobby", "name=alice")
+		alice.send(`{"type":"publish","id":"a","data":"hello"}`)
+		first := alice.until("ack")
+		require.False(t, first.Duplicate)
+
+		// The ack was lost, says the client, on another connection of its session.
+		alice.cut()
+		again, _ := w.enter("lobby", "name=alice&session="+hi.Session)
+		again.send(`{"type":"publish","id":"a","data":"hello"}`)
+		second := again.until("ack")
+		require.True(t, second.Duplicate)
+		require.Equal(t, first.Cursor, second.Cursor)
+
+		again.send(`{"type":"publish","id":"a","data":"another"}`)
+		require.Equal(t, "id_reused", again.until("error").Code)
+
+		// Another guest can't use up the id, whatever it is called.
+		mallory, _ := w.enter("lobby", "name=alice")
+		mallory.send(`{"type":"publish","id":"a","data":"mine"}`)
+		require.False(t, mallory.until("ack").Duplicate)
+
+		room, _ := w.hub.Room("lobby")
+		kept, err := room.History(context.Background(), 0, 100)
+		require.NoError(t, err)
+		require.Len(t, kept, 2)
+		again.leave()
+		mallory.leave()
+	})
+}
+
+// Promise: resume with a verdict.
+func TestResume(t *testing.T) {
+	tests := map[string]struct {
+		missed   int
+		away     time.Duration
+		verdict  string
+		received []string
+		gap      [2]uint64
+	}{
+		"recovered":            {missed: 3, verdict: "recovered", received: []string{"m0", "m1", "m2"}},
+		"exactly what is kept": {missed: 5, verdict: "recovered", received: []string{"m0", "m1", "m2", "m3", "m4"}},
+		"gap":                  {missed: 7, verdict: "gap", received: []string{"m2", "m3", "m4", "m5", "m6"}, gap: [2]uint64{1, 4}},
+		"silent room":          {missed: 0, away: 20 * time.Minute, verdict: "recovered"},
+		"idle room":            {missed: 2, away: 5 * time.Minute, verdict: "recovered", received: []string{"m0", "m1"}},
+		"all aged out":         {missed: 2, away: 3 * time.Hour, verdict: "gap", gap: [2]uint64{1, 4}},
+		"silent, and aged out": {missed: 0, away: 3 * time.Hour, verdict: "recovered"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(w *world) {
+				alice, hi := w.enter("lobby", "name=alice")
+				w.publish("lobby", "before", 1)
+				last := alice.until("message")
+				alice.cut()
+				synctest.Wait()
+				w.publish("lobby", "m", tt.missed)
+				time.Sleep(tt.away)
+
+				back := w.json("lobby", "name=alice&session="+hi.Session+"&since="+last.Cursor)
+				welcome := back.event()
+				require.Equal(t, tt.verdict, welcome.Recovery)
+				if tt.verdict == "gap" {
+					gap := back.event()
+					require.Equal(t, "gap", gap.Type)
+					require.Equal(t, tt.gap, [2]uint64{gap.After, gap.Before})
+					require.Equal(t, int(gap.Before-gap.After-1), *gap.Missed)
+				}
+				for _, want := range tt.received {
+					e := back.until("message")
+					require.Equal(t, want, e.text())
+				}
+				w.publish("lobby", "live", 1)
+				require.Equal(t, "live0", back.until("message").text(), "then what is new, once")
+				back.leave()
+			}, hub.WithHistory(5, time.Hour))
+		})
+	}
+}
+
+func TestResumeOfAnotherHistoryIsReset(t *testing.T) {
+	var cursor string
+	inBubble(t, func(w *world) {
+		alice, _ := w.enter("lobby", "name=alice")
+		w.publish("lobby", "old", 3)
+		for range 3 {
+			cursor = alice.until("message").Cursor
+		}
+		alice.leave()
+	})
+	inBubble(t, func(w *world) {
+		w.publish("lobby", "new", 2)
+		alice := w.json("lobby", "name=alice&since="+cursor)
+		require.Equal(t, "reset", alice.event().Recovery)
+		require.Equal(t, "new0", alice.until("message").text(), "then like a first join")
+		require.Equal(t, "new1", alice.until("message").text())
+		alice.leave()
+	})
+}
+
+// A resume of many pages into a room that is busy all the time.
+func TestResumeIntoABusyRoom(t *testing.T) {
+	inBubble(t, func(w *world) {
+		alice, hi := w.enter("lobby", "name=alice")
+		w.publish("lobby", "x", 1)
+		at := alice.until("message")
+		alice.cut()
+		w.publish("lobby", "x", 1000)
+		synctest.Wait() // the room is not that far behind when it is back
+
+		stop := make(chan struct{})
+		var busy sync.WaitGroup
+		room, err := w.hub.Room("lobby")
+		require.NoError(t, err)
+		busy.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				case <-time.After(10 * time.Microsecond):
+					if _, err := room.Publish(context.Background(), hub.Text("busy")); err != nil {
+						t.Errorf("publish: %v", err)
+						return
+					}
+				}
+			}
+		})
+		back := w.json("lobby", "name=alice&session="+hi.Session+"&since="+at.Cursor)
+		welcome := back.event()
+		require.Equal(t, "recovered", welcome.Recovery, "%+v", welcome)
+		seq := at.Seq
+		for range 3000 {
+			e := back.until("message")
+			require.Equal(t, seq, e.Prev, "each once, in order, without a hole")
+			seq = e.Seq
+		}
+		close(stop)
+		busy.Wait()
+		back.leave()
+	}, hub.WithHistory(100_000, time.Hour))
+}
+
+func TestFirstJoinGetsTheLastMessages(t *testing.T) {
+	inBubble(t, func(w *world) {
+		w.publish("lobby", "m", 30)
+		alice := w.json("lobby", "name=alice&history=3")
+		hi := alice.event()
+		require.Equal(t, uint64(27), hi.Seq, "the stream begins before the first message")
+		for _, want := range []string{"m27", "m28", "m29"} {
+			require.Equal(t, want, alice.until("message").text())
+		}
+		// Cut right after its welcome, it loses nothing of that.
+		again := w.json("lobby", "since="+hi.Cursor)
+		require.Equal(t, "recovered", again.event().Recovery)
+		require.Equal(t, "m27", again.until("message").text())
+
+		n := 0
+		for bob := w.json("lobby", "name=bob"); ; n++ {
+			if e := bob.event(); e.Type == "message" && e.text() == "m29" {
+				bob.leave()
+				break
+			}
+		}
+		require.Equal(t, 20, n, "welcome, then 20 by default")
+		carol := w.plain("lobby", "name=carol&history=1")
+		require.Equal(t, "* m29", carol.line())
+		for _, p := range []*peer{alice, again, carol} {
+			p.leave()
+		}
+	})
+}
+
+func TestResumeWindow(t *testing.T) {
+	inBubble(t, func(w *world) {
+		bob, _ := w.enter("lobby", "name=bob")
+		alice, hi := w.enter("lobby", "name=alice")
+		require.Equal(t, "alice", bob.until("joined").Member.Name)
+
+		// Back in time: nobody notices.
+		alice.cut()
+		time.Sleep(9 * time.Second)
+		alice, hi = w.enter("lobby", "name=alice&session="+hi.Session)
+		require.Equal(t, 2, hi.MemberCount)
+		time.Sleep(15 * time.Second)
+		w.publish("lobby", "mark", 1)
+		require.Equal(t, "message", bob.event().Type, "neither left nor joined")
+
+		// Three tabs are one member.
+		tabs := []*peer{alice}
+		for range 2 {
+			p, _ := w.enter("lobby", "name=alice&session="+hi.Session)
+			tabs = append(tabs, p)
+		}
+		for _, p := range tabs {
+			p.leave()
+		}
+		left := bob.event()
+		require.Equal(t, "left", left.Type)
+		require.Equal(t, hi.User, left.Member.User)
+		require.Empty(t, left.Reason, "it said goodbye")
+
+		// Not back in time.
+		carol, _ := w.enter("lobby", "name=carol")
+		require.Equal(t, "joined", bob.event().Type)
+		carol.cut()
+		start := time.Now()
+		left = bob.event()
+		require.Equal(t, "left", left.Type)
+		require.Equal(t, "lost", left.Reason)
+		require.GreaterOrEqual(t, time.Since(start), 9*time.Second)
+
+		// A plain client can't resume, so it has left at once.
+		dave := w.plain("lobby", "name=dave")
+		require.Equal(t, "joined", bob.event().Type)
+		dave.cut()
+		start = time.Now()
+		require.Equal(t, "left", bob.event().Type)
+		require.Less(t, time.Since(start), time.Second)
+		bob.leave()
+	})
+}
+
+func TestSilentClientsArePingedThenDropped(t *testing.T) {
+	inBubble(t, func(w *world) {
+		bob, _ := w.enter("lobby", "name=bob")
+		alice, _ := w.enter("lobby", "name=alice")
+		require.Equal(t, "joined", bob.until("joined").Type)
+		read := make(chan event, 10)
+		go func() { // a client that reads answers pings
+			for {
+				_, s, err := bob.read()
+				if err != nil {
+					close(read)
+					return
+				}
+				var e event
+				_ = json.Unmarshal([]byte(s), &e)
+				read <- e
+			}
+		}()
+		alice.raw.Stall(true) // alice is cut off without anyone being told
+		start := time.Now()
+		left := <-read
+		require.Equal(t, "left", left.Type)
+		require.Equal(t, "lost", left.Reason)
+		require.InDelta(t, 70, time.Since(start).Seconds(), 5, "60 s of silence and the resume window")
+		time.Sleep(time.Hour)
+		require.Equal(t, 1, w.hub.Stats().Clients, "bob answers pings")
+		alice.ws.CloseNow()
+		bob.leave()
+		<-read
+	})
+}
+
+// Promise: bounded.
+func TestSlowClientIsDisconnectedAndResumes(t *testing.T) {
+	inBubble(t, func(w *world) {
+		slow, hi := w.enter("lobby", "name=slow")
+		fast, _ := w.enter("lobby", "name=fast")
+		slow.raw.Stall(true)
+		big := strings.Repeat("x", 10_000)
+		room, err := w.hub.Room("lobby")
+		require.NoError(t, err)
+		const n = 300
+		for i := range n {
+			_, err := room.Publish(context.Background(), hub.Text(fmt.Sprint(i, " ", big)))
+			require.NoError(t, err)
+			require.Equal(t, uint64(i+1), fast.until("message").Seq, "others are not delayed")
+		}
+		slow.raw.Stall(false)
+		var last event
+		var ce *wsconn.CloseError
+		for ce == nil {
+			_, s, err := slow.read()
+			if errors.As(err, &ce) {
+				break
+			}
+			var e event
+			require.NoError(t, json.Unmarshal([]byte(s), &e))
+			if e.Type == "message" {
+				last = e
+			}
+		}
+		require.Equal(t, 1013, ce.Code)
+		require.Less(t, last.Seq, uint64(n))
+		require.Equal(t, uint64(1), w.hub.Stats().Slow)
+
+		back, hi2 := w.enter("lobby", "session="+hi.Session+"&since="+last.Cursor)
+		require.Equal(t, "recovered", hi2.Recovery)
+		for seq := last.Seq; seq < n; {
+			e := back.until("message")
+			require.Equal(t, seq, e.Prev)
+			seq = e.Seq
+		}
+		back.leave()
+		fast.leave()
+	}, hub.WithHistory(1000, time.Hour), hub.WithLogger(quiet))
+}
+
+func TestSlowClientMissesTheOldestAndIsTold(t *testing.T) {
+	inBubble(t, func(w *world) {
+		slow, _ := w.enter("lobby", "name=slow")
+		slow.raw.Stall(true)
+		room, err := w.hub.Room("lobby")
+		require.NoError(t, err)
+		big := strings.Repeat("x", 10_000)
+		const n = 300
+		for i := range n {
+			_, err := room.Publish(context.Background(), hub.Text(fmt.Sprint(i, " ", big)))
+			require.NoError(t, err)
+			synctest.Wait()
+		}
+		slow.raw.Stall(false)
+		var seq uint64
+		gaps := 0
+		for seq < n {
+			switch e := slow.event(); e.Type {
+			case "gap":
+				require.Equal(t, seq, e.After)
+				require.Equal(t, int(e.Before-e.After-1), *e.Missed)
+				seq = e.Before - 1
+				gaps++
+			case "message":
+				require.Equal(t, seq, e.Prev, "what is missing was told")
+				seq = e.Seq
+			}
+		}
+		require.NotZero(t, gaps)
+		slow.leave()
+	}, hub.WithSlowPolicy(hub.DropOldest), hub.WithHistory(1000, time.Hour))
+}
+
+// Promise: nobody's input hurts others.
+func TestInputHurtsNobodyElse(t *testing.T) {
+	inBubble(t, func(w *world) {
+		bob, _ := w.enter("lobby", "name=bob")
+		tests := map[string]struct {
+			op   wsconn.Opcode
+			data string
+			code int
+		}{
+			"not UTF-8":   {wsconn.OpText, "ab\xff", 1007},
+			"too large":   {wsconn.OpText, strings.Repeat("x", 64<<10+1), 1009},
+			"a panic":     {wsconn.OpText, "panic", 1011},
+			"half a rune": {wsconn.OpText, "\xe3\x81", 1007},
+		}
+		for name, tt := range tests {
+			alice := w.plain("lobby", "name=alice")
+			require.Equal(t, "joined", bob.event().Type, name)
+			go func() { _ = alice.ws.Write(context.Background(), tt.op, []byte(tt.data)) }()
+			require.Equal(t, tt.code, alice.closed().Code, name)
+			left := bob.event()
+			require.Equal(t, "left", left.Type, "%s: not a byte of it", name)
+			require.Equal(t, "error", left.Reason, name)
+		}
+		// What is no command is answered, and the connection lives.
+		for _, s := range []string{"", "{", "[]", `"x"`, `{"type":"nonsense"}`, `{"type":"publish"}`,
+			`{"type":"publish","data":1,"id":7}`, `{"type":"join","room":"a/b"}`, `{"type":"publish","room":"elsewhere","data":1}`} {
+			bob.send(s)
+			require.Equal(t, "error", bob.event().Type, s)
+		}
+		bob.send(`{"type":"ping","id":"p"}`)
+		require.Equal(t, event{Type: "pong", ID: "p"}, bob.event())
+		bob.leave()
+	}, hub.WithLogger(quiet), hub.WithHandler(func(in *hub.Incoming) error {
+		if string(in.Message.Data) == "panic" {
+			panic("as asked")
+		}
+		return nil
+	}))
+}
+
+// Promise: nothing is left behind. The bubble fails if a goroutine is.
+func TestShutdownLeavesNothing(t *testing.T) {
+	inBubble(t, func(w *world) {
+		var peers []*peer
+		for i := range 200 {
+			p := w.dial("lobby", fmt.Sprintf("name=g%d", i), i%2 == 0)
+			p.line() // it is in
+			peers = append(peers, p)
+		}
+		room, err := w.hub.Room("lobby")
+		require.NoError(t, err)
+		_, err = room.Publish(context.Background(), hub.Text("the last"))
+		require.NoError(t, err)
+
+		var got sync.WaitGroup
+		for _, p := range peers {
+			got.Go(func() {
+				last, drained := false, false
+				for {
+					_, s, err := p.read()
+					if err != nil {
+						var ce *wsconn.CloseError
+						if !errors.As(err, &ce) || ce.Code != 1012 || !last || !drained {
+							t.Errorf("end: %v, last message: %v, drain: %v", err, last, drained)
+						}
+						p.ws.CloseNow()
+						return
+					}
+					last = last || strings.Contains(s, "the last")
+					drained = drained || strings.Contains(s, "drain") || strings.Contains(s, "restarts")
+				}
+			})
+		}
+		require.NoError(t, w.hub.Shutdown(context.Background()))
+		got.Wait()
+		require.Zero(t, w.hub.Stats().Clients)
+		require.Zero(t, w.hub.Stats().Rooms)
+
+		_, err = w.tryDial("lobby", "", true)
+		require.ErrorContains(t, err, "503")
+		_, err = room.Publish(context.Background(), hub.Text("x"))
+		require.ErrorIs(t, err, hub.ErrClosed)
+		_, err = w.hub.Room("lobby")
+		require.ErrorIs(t, err, hub.ErrClosed)
+	})
+}
+
+func TestShutdownCutsWhoDoesNotGo(t *testing.T) {
+	inBubble(t, func(w *world) {
+		p, _ := w.enter("lobby", "name=stuck")
+		p.raw.Stall(true)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		start := time.Now()
+		require.ErrorIs(t, w.hub.Shutdown(ctx), context.DeadlineExceeded)
+		require.Less(t, time.Since(start), 5*time.Second)
+		p.ws.CloseNow()
+	})
+}
+
+func TestOrdered(t *testing.T) {
+	inBubble(t, func(w *world) {
+		alice, hi := w.enter("lobby", "name=alice&ordered=1")
+		require.Equal(t, 2.0, hi.Limits["rate"])
+		for i := range 6 {
+			alice.sendf(`{"type":"publish","id":"%d","data":%d}`, i, i)
+		}
+		acked, codes := 0, []string{}
+		for acked+len(codes) < 6 {
+			switch e := alice.event(); e.Type {
+			case "ack":
+				acked++
+			case "error":
+				codes = append(codes, e.Code)
+			}
+		}
+		require.Equal(t, 3, acked, "the burst")
+		require.Equal(t, []string{"rate", "out_of_order", "out_of_order"}, codes)
+		time.Sleep(10 * time.Second)
+		alice.send(`{"type":"publish","id":"4","data":4}`)
+		require.Equal(t, "out_of_order", alice.until("error").Code, "3 was refused and must come first")
+		for i := 3; i < 6; i++ {
+			alice.sendf(`{"type":"publish","id":"%d","data":%d}`, i, i)
+			alice.until("ack")
+		}
+		alice.send(`{"type":"publish","data":1}`)
+		require.Equal(t, "bad_request", alice.until("error").Code, "an id is needed")
+
+		room, _ := w.hub.Room("lobby")
+		kept, err := room.History(context.Background(), 0, 10)
+		require.NoError(t, err)
+		for i, m := range kept {
+			require.Equal(t, fmt.Sprint(i), string(m.Data))
+		}
+		alice.leave()
+	}, hub.WithPublishRate(2, 3))
+}
+
+func TestRate(t *testing.T) {
+	inBubble(t, func(w *world) {
+		alice, _ := w.enter("lobby", "name=alice")
+		for i := range 41 {
+			alice.sendf(`{"type":"publish","id":"%d","data":1}`, i)
+		}
+		e := alice.until("error")
+		require.Equal(t, "rate", e.Code)
+		require.Equal(t, "40", e.ID)
+		require.Positive(t, e.RetryAfterMS)
+		time.Sleep(time.Duration(e.RetryAfterMS) * time.Millisecond)
+		alice.send(`{"type":"publish","id":"40","data":1}`)
+		require.Equal(t, "40", alice.until("ack").ID)
+
+		// A plain client has no way to be told which: it is slowed down, and nothing is lost.
+		bob := w.plain("other", "name=bob")
+		bob.line()
+		start := time.Now()
+		go func() {
+			for i := range 100 {
+				_ = bob.ws.Write(context.Background(), wsconn.OpText, fmt.Append(nil, i))
+			}
+		}()
+		for i := range 100 {
+			require.Equal(t, fmt.Sprint("bob: ", i), bob.line())
+		}
+		require.InDelta(t, 3, time.Since(start).Seconds(), 0.1, "60 past the burst at 20 a second")
+		alice.leave()
+		bob.leave()
+	})
+}
+
+func TestDirectTypingPresenceHistory(t *testing.T) {
+	inBubble(t, func(w *world) {
+		alice, a := w.enter("lobby", "name=alice")
+		bob, b := w.enter("lobby", "name=bob")
+		tab, _ := w.enter("lobby", "name=bob&session="+b.Session)
+		alice.until("joined")
+
+		alice.sendf(`{"type":"publish","id":"d","data":"psst","to":{"user":%q}}`, b.User)
+		ack := alice.until("ack")
+		require.Equal(t, 2, *ack.Reached, "both of bob's connections")
+		require.Zero(t, ack.Seq)
+		for _, p := range []*peer{bob, tab} {
+			e := p.until("direct")
+			require.Equal(t, "psst", e.text())
+			require.Equal(t, a.User, e.From.User)
+		}
+		alice.sendf(`{"type":"publish","id":"e","data":"psst","to":{"client":%q}}`, b.Client)
+		require.Equal(t, 1, *alice.until("ack").Reached)
+		require.Equal(t, "direct", bob.event().Type)
+		alice.send(`{"type":"publish","id":"f","data":"psst","to":{"user":"nobody"}}`)
+		require.Equal(t, 0, *alice.until("ack").Reached)
+
+		bob.send(`{"type":"typing","on":true}`)
+		typing := alice.event()
+		require.Equal(t, "typing", typing.Type)
+		require.True(t, typing.On)
+		require.Equal(t, "bob", typing.Member.Name)
+
+		bob.send(`{"type":"presence","id":"p"}`)
+		list := bob.event()
+		require.Equal(t, "presence", list.Type, "one's own typing does not come back")
+		require.Equal(t, 2, list.Count)
+		require.Len(t, list.Members, 2)
+
+		w.publish("lobby", "m", 10)
+		for range 10 {
+			alice.until("message")
+		}
+		alice.send(`{"type":"history","id":"h","limit":3,"before":9}`)
+		page := alice.until("history")
+		require.True(t, page.More)
+		require.Equal(t, "m5", page.Messages[0].text())
+		require.Len(t, page.Messages, 3)
+		for _, p := range []*peer{alice, bob, tab} {
+			p.leave()
+		}
+	})
+}
+
+func TestSeveralRoomsOnOneConnection(t *testing.T) {
+	allow := hub.WithAuthorize(func(c *hub.Client, room string) error {
+		switch {
+		case room == "secret":
+			return errors.New("no")
+		case room == "void":
+			return hub.ErrNoRoom
+		}
+		return nil
+	})
+	inBubble(t, func(w *world) {
+		alice, _ := w.enter("lobby", "name=alice")
+		alice.send(`{"type":"join","id":"s","room":"secret"}`)
+		require.Equal(t, "forbidden", alice.event().Code)
+		alice.send(`{"type":"join","id":"j","room":"kitchen"}`)
+		hi := alice.event()
+		require.Equal(t, "welcome", hi.Type)
+		require.Equal(t, "kitchen", hi.Room)
+		require.Equal(t, "joined", alice.event().Type)
+		alice.send(`{"type":"publish","id":"1","room":"kitchen","data":"tea"}`)
+		require.Equal(t, "kitchen", alice.until("message").Room)
+		for cmd, code := range map[string]string{
+			`{"type":"join","room":"kitchen"}`:          "already_in_room",
+			`{"type":"publish","room":"hall","data":1}`: "not_in_room",
+			`{"type":"join","room":"third"}`:            "room_limit",
+		} {
+			alice.send(cmd)
+			require.Equal(t, code, alice.until("error").Code, cmd)
+		}
+		alice.send(`{"type":"leave","id":"l","room":"kitchen"}`)
+		require.Equal(t, "kitchen", alice.until("left_room").Room)
+		w.publish("kitchen", "m", 3)
+		alice.sendf(`{"type":"join","room":"kitchen","since":%q}`, hi.Cursor)
+		require.Equal(t, "recovered", alice.until("welcome").Recovery)
+		require.Equal(t, "tea", alice.until("message").text())
+		require.Equal(t, "m0", alice.until("message").text())
+
+		_, err := w.tryDial("secret", "", true)
+		require.ErrorContains(t, err, "403")
+		_, err = w.tryDial("void", "", true)
+		require.ErrorContains(t, err, "404")
+		alice.leave()
+	}, allow, hub.WithRoomsPerClient(2))
+
+	inBubble(t, func(w *world) { // without the option: the URL's room only
+		alice, _ := w.enter("lobby", "name=alice")
+		alice.send(`{"type":"join","room":"kitchen"}`)
+		require.Equal(t, "forbidden", alice.until("error").Code)
+		alice.send(`{"type":"leave","room":"lobby"}`)
+		require.Equal(t, "left_room", alice.until("left_room").Type)
+		alice.send(`{"type":"join","room":"lobby"}`)
+		require.Equal(t, "welcome", alice.until("welcome").Type)
+		alice.leave()
+	})
+}

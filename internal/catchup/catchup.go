@@ -1,0 +1,138 @@
+// Package catchup reads rooms' histories for clients that come back, so that a
+// thousand of them cost the broker little more than one.
+package catchup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/chathub-go/hub/broker"
+	"github.com/chathub-go/hub/internal/fanout"
+	"github.com/chathub-go/hub/internal/wsconn"
+)
+
+const (
+	// PageSize is how many messages one read asks for: a quarter of the default
+	// queue of a client, so that a page fits while the one before it still waits.
+	PageSize = 64
+
+	// maxReads is how many reads of the broker run at the same time, for a whole hub.
+	maxReads = 64
+
+	// timeout bounds one read, with the wait for its turn.
+	timeout = 10 * time.Second
+)
+
+// A Page is a page of history, and its encodings, made once for all who share it.
+type Page struct {
+	broker.Page
+	once   [fanout.Doors]sync.Once
+	frames [fanout.Doors][]*wsconn.Frame
+}
+
+// Frames returns the page's messages as encode made them for a door; a nil frame is
+// left out. All callers for a door must pass an encode that does the same.
+func (p *Page) Frames(door int, encode func(*broker.Message) *wsconn.Frame) []*wsconn.Frame {
+	p.once[door].Do(func() {
+		for _, m := range p.Messages {
+			if f := encode(m); f != nil {
+				p.frames[door] = append(p.frames[door], f)
+			}
+		}
+	})
+	return p.frames[door]
+}
+
+// A Reader reads histories. Its methods may be called concurrently; callers that
+// ask for the same page at the same time share one read.
+type Reader struct {
+	broker broker.Broker
+	turns  chan struct{}
+	ctx    context.Context // ends with Close
+	cancel context.CancelFunc
+
+	mu      sync.Mutex // guards flights
+	flights map[string]*flight
+}
+
+// A flight is one read under way. Its page and err are set before done is closed.
+type flight struct {
+	done chan struct{}
+	page *Page
+	err  error
+}
+
+// NewReader returns a reader of b.
+func NewReader(b broker.Broker) *Reader {
+	r := &Reader{broker: b, turns: make(chan struct{}, maxReads), flights: map[string]*flight{}}
+	r.ctx, r.cancel = context.WithCancel(context.Background())
+	return r
+}
+
+// Close ends the reads under way: they fail.
+func (r *Reader) Close() { r.cancel() }
+
+// Since returns the page after a cursor.
+func (r *Reader) Since(ctx context.Context, room string, after broker.Cursor) (*Page, error) {
+	key := fmt.Sprintf("since %s %s", after, room)
+	return r.share(ctx, key, func(ctx context.Context) (broker.Page, error) {
+		return r.broker.Since(ctx, room, after, PageSize)
+	})
+}
+
+// Before returns the newest messages before a seq, at most limit; 0 is the end.
+func (r *Reader) Before(ctx context.Context, room string, before uint64, limit int) (*Page, error) {
+	key := fmt.Sprintf("before %d %d %s", before, limit, room)
+	return r.share(ctx, key, func(ctx context.Context) (broker.Page, error) {
+		return r.broker.Before(ctx, room, before, limit)
+	})
+}
+
+// share joins the flight for key, or flies itself, on the caller's goroutine.
+func (r *Reader) share(ctx context.Context, key string, read func(context.Context) (broker.Page, error)) (*Page, error) {
+	r.mu.Lock()
+	f, joined := r.flights[key]
+	if !joined {
+		f = &flight{done: make(chan struct{})}
+		r.flights[key] = f
+	}
+	r.mu.Unlock()
+	if joined {
+		select {
+		case <-f.done:
+			return f.page, f.err
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	defer func() { // also where the broker panics
+		r.mu.Lock()
+		delete(r.flights, key)
+		r.mu.Unlock()
+		close(f.done)
+	}()
+	f.err = errors.New("hub: history could not be read")
+	f.page, f.err = r.read(read)
+	return f.page, f.err
+}
+
+// read has a deadline of its own and not the caller's context: those who joined
+// the flight must not fail because its first client went away.
+func (r *Reader) read(read func(context.Context) (broker.Page, error)) (*Page, error) {
+	ctx, cancel := context.WithTimeout(r.ctx, timeout)
+	defer cancel()
+	select {
+	case r.turns <- struct{}{}:
+		defer func() { <-r.turns }()
+	case <-ctx.Done():
+		return nil, fmt.Errorf("hub: too many clients read history: %w", ctx.Err())
+	}
+	page, err := read(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &Page{Page: page}, nil
+}

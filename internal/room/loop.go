@@ -1,0 +1,449 @@
+// Package room is the loop behind an open room.
+//
+// One goroutine, [Loop.Run], owns the membership and the room's position in its
+// history. It takes requests to join and to leave, and the broker's events in order,
+// and hands encoded batches to the fan-out. It never does I/O, never calls the
+// service's code, and never waits for a client: whatever would is done by the
+// goroutines that send it requests, or by short ones that it starts.
+package room
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/chathub-go/hub/broker"
+	"github.com/chathub-go/hub/internal/fanout"
+	"github.com/chathub-go/hub/internal/presence"
+	"github.com/chathub-go/hub/internal/wire"
+)
+
+var (
+	// ErrStopped means that this loop is over. Unless the room was closed, another
+	// one can be opened.
+	ErrStopped = errors.New("hub: room loop stopped")
+	// ErrClosing means that the room lets nobody in any more.
+	ErrClosing = errors.New("hub: room closed")
+)
+
+const (
+	// maxBatch is how many events one turn takes, and so the messages of one batch.
+	maxBatch = 64
+	// maxTail bounds the messages kept at hand, while somebody catches up, for the step
+	// to live, in number and in bytes.
+	maxTail      = 64
+	maxTailBytes = 1 << 20
+)
+
+// Config is what a loop needs. All fields are needed.
+type Config struct {
+	Name         string
+	Broker       broker.Broker
+	Lease        broker.Lease
+	Pool         *fanout.Pool
+	Text         wire.TextFormat
+	MaxMembers   int
+	ResumeWindow time.Duration
+	Idle         time.Duration
+	Logger       *slog.Logger
+	// Go starts a goroutine that somebody waits for.
+	Go func(func())
+	// Stop ends the loop when it is closed; members are not told.
+	Stop <-chan struct{}
+	// Retire is called when the room has been empty for Idle. Where it returns true
+	// nobody will find this loop any more, and it stops. It must not block.
+	Retire func() bool
+	// Failed is called, once and not on the loop, when the broker ended the
+	// subscription. The loop has stopped.
+	Failed func()
+}
+
+// A Loop is an open room. Its exported methods may be called concurrently.
+type Loop struct {
+	cfg      Config
+	sub      broker.Subscription
+	group    *fanout.Group
+	requests chan request
+	leaves   chan leaving
+	control  chan func()
+	synced   chan syncResult
+	done     chan struct{}
+	places   atomic.Int64 // members and reservations
+	current  atomic.Pointer[Stream]
+
+	ctx    context.Context // ends with the loop; of what it starts
+	cancel context.CancelFunc
+
+	// room loop only
+	pos      broker.Cursor // of the last message handed to the fan-out
+	members  map[*Member]struct{}
+	clients  map[string]*Member
+	users    map[string][]*Member
+	doors    [fanout.Doors]int // members of each door
+	present  presence.Table
+	closing  bool
+	events   []broker.Event
+	out      batches // what this turn has for live members
+	catching int     // members that are not live yet
+	tail     []tailed
+	tailSize int
+	waiting  []request // to go live at a position that the loop has not reached
+	drains   []drain
+	sync     syncer
+	linger   lingerers
+	reasons  map[string]string
+	timer    *time.Timer
+}
+
+// tailed is a message that the loop has passed, kept for members about to go live.
+type tailed struct {
+	m      *broker.Message
+	frames fanout.Batches // made as needed
+}
+
+type drain struct {
+	until broker.Cursor
+	done  func()
+}
+
+// Open subscribes to the room. The caller runs Run.
+func Open(ctx context.Context, cfg Config) (*Loop, error) {
+	sub, err := cfg.Broker.Subscribe(ctx, cfg.Name)
+	if err != nil {
+		return nil, err
+	}
+	l := &Loop{
+		cfg:      cfg,
+		sub:      sub,
+		group:    cfg.Pool.NewGroup(),
+		requests: make(chan request),
+		leaves:   make(chan leaving),
+		control:  make(chan func()),
+		synced:   make(chan syncResult),
+		done:     make(chan struct{}),
+		pos:      sub.Head(),
+		members:  map[*Member]struct{}{},
+		clients:  map[string]*Member{},
+		users:    map[string][]*Member{},
+		reasons:  map[string]string{},
+	}
+	l.ctx, l.cancel = context.WithCancel(context.Background())
+	l.current.Store(&Stream{Room: cfg.Name, Epoch: l.pos.Epoch, Text: cfg.Text})
+	for _, m := range sub.Members() {
+		l.present.Join(m)
+	}
+	return l, nil
+}
+
+// Run is the loop. It returns when the room was idle, after Stop, after Close once
+// the last member has left, or when the broker ended the subscription.
+func (l *Loop) Run() {
+	defer close(l.done)
+	defer l.sub.Close()
+	defer l.cancel()
+	l.timer = time.NewTimer(l.cfg.Idle)
+	defer l.timer.Stop()
+	for {
+		ready := l.sub.Ready()
+		if l.group.Full() {
+			ready = nil // take no more; still serve who comes and goes
+		}
+		select {
+		case r := <-l.requests:
+			l.answer(r)
+		case r := <-l.leaves:
+			l.leave(r)
+		case <-ready:
+			if err := l.take(); err != nil {
+				l.cfg.Logger.Error("hub: the broker ended a room's subscription", "room", l.cfg.Name, "err", err)
+				l.cfg.Go(l.cfg.Failed)
+				return
+			}
+		case <-l.group.Ready():
+		case f := <-l.control:
+			f()
+		case r := <-l.synced:
+			l.syncDone(r)
+		case <-l.timer.C:
+			if l.tick() {
+				return
+			}
+		case <-l.cfg.Stop:
+			return
+		}
+		if l.closing && len(l.members) == 0 && l.sync.idle() {
+			return
+		}
+	}
+}
+
+// Done is closed when Run has returned.
+func (l *Loop) Done() <-chan struct{} { return l.done }
+
+// Stream returns the encoder of the room's present history.
+func (l *Loop) Stream() *Stream { return l.current.Load() }
+
+// do runs f on the loop.
+func (l *Loop) do(ctx context.Context, f func()) error {
+	ran := make(chan struct{})
+	select {
+	case l.control <- func() { f(); close(ran) }:
+		<-ran // the loop runs what it took
+		return nil
+	case <-l.done:
+		return ErrStopped
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Members returns who is in the room, over all processes: each user once.
+func (l *Loop) Members(ctx context.Context, most int) (members []broker.Member, count int, err error) {
+	err = l.do(ctx, func() { members, count = l.present.Some(most), l.present.Len() })
+	return members, count, err
+}
+
+// Close lets nobody in any more and calls closed for each member, which must see to
+// it that the member leaves and must not block. The loop ends when the last one has
+// left and that was announced.
+func (l *Loop) Close(ctx context.Context, closed func(*Member)) error {
+	return l.do(ctx, func() {
+		l.closing = true
+		for user := range l.linger.users {
+			for _, g := range l.linger.take(user) {
+				l.depart(g.who, g.reason)
+			}
+		}
+		l.startSync(time.Now())
+		for m := range l.members {
+			closed(m)
+		}
+	})
+}
+
+// Each calls f for every member, on the loop: it must not block.
+func (l *Loop) Each(ctx context.Context, f func(*Member)) error {
+	return l.do(ctx, func() {
+		for m := range l.members {
+			f(m)
+		}
+	})
+}
+
+// Drain calls done, on a worker, once all messages up to until were handed to every
+// member's connection.
+func (l *Loop) Drain(ctx context.Context, until broker.Cursor, done func()) error {
+	return l.do(ctx, func() {
+		l.drains = append(l.drains, drain{until, done})
+		l.reached()
+	})
+}
+
+// take handles a batch of the broker's events. Room loop only.
+func (l *Loop) take() error {
+	var err error
+	l.events, err = l.sub.Take(l.events[:0], maxBatch)
+	for i := range l.events {
+		l.event(&l.events[i])
+	}
+	l.flush()
+	l.reached()
+	clear(l.events)
+	if len(l.members) == 0 {
+		l.events = nil // an empty room holds no buffer
+	}
+	return err
+}
+
+// event must only be called from the room loop.
+func (l *Loop) event(e *broker.Event) {
+	switch e.Type {
+	case broker.EventMessage:
+		l.message(e.Message)
+	case broker.EventSignal:
+		l.signal(e)
+	case broker.EventJoined:
+		for _, m := range e.Members {
+			if l.present.Join(m) {
+				m.Client = ""
+				l.tellAll(func(door int) *frame { return l.Stream().joined(door, m) })
+			}
+		}
+	case broker.EventLeft:
+		for _, m := range e.Members {
+			reason := l.reasons[m.Client]
+			delete(l.reasons, m.Client)
+			if who, last := l.present.Leave(m.Client); last {
+				l.tellAll(func(door int) *frame { return l.Stream().left(door, who, reason) })
+			}
+		}
+	case broker.EventGap:
+		l.gap(e.Gap, e.Cursor)
+	}
+}
+
+// message must only be called from the room loop.
+func (l *Loop) message(m *broker.Message) {
+	if m.Cursor.Epoch == l.pos.Epoch && m.Cursor.Seq <= l.pos.Seq {
+		return // handed out before: a broker that repeats after a reconnect
+	}
+	if m.Cursor.Epoch != l.pos.Epoch || m.Prev != l.pos.Seq {
+		l.cfg.Logger.Error("hub: the broker left out messages", "room", l.cfg.Name,
+			"after", l.pos.Seq, "before", m.Cursor.Seq)
+		l.gap(broker.GapBounds{After: l.pos.Seq, Before: m.Cursor.Seq, Missed: -1},
+			broker.Cursor{Epoch: m.Cursor.Epoch, Seq: m.Prev})
+	}
+	var frames fanout.Batches
+	for door, n := range l.doors {
+		if n == 0 {
+			continue
+		}
+		if f := l.Stream().Message(door, m); f != nil {
+			l.out.add(door, f)
+			if l.catching > 0 {
+				frames[door] = forDoor(door, f)[door]
+			}
+		}
+	}
+	l.pos = m.Cursor
+	if l.catching > 0 {
+		l.keep(tailed{m: m, frames: frames})
+		l.wake()
+	}
+}
+
+// gap tells everyone that the room's stream goes on at another place. Room loop only.
+func (l *Loop) gap(g broker.GapBounds, at broker.Cursor) {
+	if at.Epoch != l.Stream().Epoch {
+		l.current.Store(&Stream{Room: l.cfg.Name, Epoch: at.Epoch, Text: l.cfg.Text})
+	}
+	for door, n := range l.doors {
+		if n > 0 {
+			l.out.add(door, l.Stream().gap(door, g))
+		}
+	}
+	l.pos = at
+	l.tail, l.tailSize = nil, 0
+	l.wake()
+}
+
+// signal must only be called from the room loop.
+func (l *Loop) signal(e *broker.Event) {
+	s := e.Signal
+	if s.To != (broker.Target{}) {
+		n := 0
+		for _, m := range l.targets(s.To) {
+			l.flush() // keep the order in which the broker gave them
+			if f := l.Stream().signal(m.Door, s); f != nil {
+				l.group.SendTo(m.place, forDoor(m.Door, f))
+				n++
+			}
+		}
+		if e.Reached != nil {
+			e.Reached(n)
+		}
+		return
+	}
+	if s.Type == SignalTyping {
+		l.flush()
+		var b batches
+		for door, n := range l.doors {
+			if n > 0 {
+				b.add(door, l.Stream().signal(door, s))
+			}
+		}
+		var except *fanout.Member
+		if m := l.clients[s.From.Client]; m != nil {
+			except = m.place
+		}
+		if out := b.take(); out != nil {
+			l.group.Send(out, except)
+		}
+		return
+	}
+	for door, n := range l.doors {
+		if n > 0 {
+			l.out.add(door, l.Stream().signal(door, s))
+		}
+	}
+}
+
+// targets must only be called from the room loop.
+func (l *Loop) targets(to broker.Target) []*Member {
+	if to.User != "" {
+		return l.users[to.User]
+	}
+	if m := l.clients[to.Client]; m != nil {
+		return []*Member{m}
+	}
+	return nil
+}
+
+// tellAll sends what every member gets, live or not: presence. Room loop only.
+func (l *Loop) tellAll(encode func(door int) *frame) {
+	l.flush()
+	var b batches
+	for door, n := range l.doors {
+		if n > 0 {
+			b.add(door, encode(door))
+		}
+	}
+	if out := b.take(); out != nil {
+		l.group.SendAll(out)
+	}
+}
+
+// flush sends what was gathered for live members. Room loop only.
+func (l *Loop) flush() {
+	if out := l.out.take(); out != nil {
+		l.group.Send(out, nil)
+	}
+}
+
+// reached ends drains whose position was reached. Room loop only.
+func (l *Loop) reached() {
+	left := l.drains[:0]
+	for _, d := range l.drains {
+		if l.pos.Epoch == d.until.Epoch && l.pos.Seq < d.until.Seq {
+			left = append(left, d)
+			continue
+		}
+		l.group.Flush(d.done)
+	}
+	l.drains = left
+}
+
+// tick does what is due, and tells whether the loop is to end. Room loop only.
+func (l *Loop) tick() (end bool) {
+	now := time.Now()
+	l.expire(now)
+	l.startSync(now)
+	if l.empty() {
+		if l.cfg.Retire() {
+			return true
+		}
+		l.timer.Reset(l.cfg.Idle)
+		return false
+	}
+	l.schedule()
+	return false
+}
+
+// empty says that nothing holds the loop. Room loop only.
+func (l *Loop) empty() bool {
+	return len(l.members) == 0 && l.linger.first() == nil && l.sync.idle() && len(l.drains) == 0 && l.places.Load() == 0
+}
+
+// schedule sets the timer for what is due next. Room loop only.
+func (l *Loop) schedule() {
+	next := l.cfg.Idle
+	if g := l.linger.first(); g != nil {
+		next = min(next, time.Until(g.until))
+	}
+	if !l.sync.retry.IsZero() {
+		next = min(next, time.Until(l.sync.retry))
+	}
+	l.timer.Reset(max(next, 0))
+}

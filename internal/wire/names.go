@@ -1,0 +1,89 @@
+package wire
+
+import (
+	"errors"
+	"math/rand/v2"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// MaxName is the longest name, room name and command id, in bytes.
+const MaxName = 64
+
+// ValidName tells whether a client may have this name: 1 to 64 bytes of printable
+// UTF-8, no ':', no '*' first, no space at either end. So no name can be taken for a
+// line of the plain door. The error goes on after the name of what is checked.
+func ValidName(s string) error {
+	if err := validLabel(s); err != nil {
+		return err
+	}
+	switch {
+	case strings.Contains(s, ":"):
+		return errors.New("must not contain ':'")
+	case s[0] == '*':
+		return errors.New("must not begin with '*'")
+	}
+	return validEnds(s)
+}
+
+// ValidRoom tells whether a room may have this name: 1 to 64 bytes of printable UTF-8,
+// no '/', no space at either end, and not "." or "..", which no URL can reach.
+func ValidRoom(s string) error {
+	if err := validLabel(s); err != nil {
+		return err
+	}
+	switch {
+	case strings.Contains(s, "/"):
+		return errors.New("must not contain '/'")
+	case s == "." || s == "..":
+		return errors.New("must not be '.' or '..'")
+	}
+	return validEnds(s)
+}
+
+// ValidID tells whether a command may have this id: 1 to 64 bytes of printable UTF-8.
+func ValidID(s string) error { return validLabel(s) }
+
+func validLabel(s string) error {
+	if s == "" {
+		return errors.New("must not be empty")
+	}
+	if len(s) > MaxName {
+		return errors.New("must not be longer than 64 bytes")
+	}
+	if !utf8.ValidString(s) || strings.ContainsFunc(s, unprintable) {
+		return errors.New("must be printable UTF-8")
+	}
+	return nil
+}
+
+func validEnds(s string) error {
+	if s[0] == ' ' || s[len(s)-1] == ' ' {
+		return errors.New("must not begin or end with a space")
+	}
+	return nil
+}
+
+// unprintable is true for what [unicode.IsPrint] is not (control characters, the
+// format characters that hide or turn text around, all spaces but ' ') and for the
+// characters that count as letters or symbols and show nothing.
+func unprintable(r rune) bool {
+	switch r {
+	case '\u115f', '\u1160', '\u3164', '\uffa0', '\u2800': // Hangul fillers, blank Braille
+		return true
+	}
+	return !unicode.IsPrint(r)
+}
+
+// guestLetters has no two that look alike.
+const guestLetters = "abcdefghjkmnpqrstuvwxyz23456789"
+
+// GuestName makes up a name: "guest-" and five random letters and digits.
+func GuestName() string {
+	var b [5]byte
+	for i := range b {
+		b[i] = guestLetters[rand.IntN(len(guestLetters))]
+	}
+	return "guest-" + string(b[:])
+}

@@ -1,0 +1,71 @@
+package wsconn
+
+import (
+	"context"
+	"errors"
+	"net/http"
+
+	"nhooyr.io/websocket"
+)
+
+// DialOptions are the options of [Dial]; the zero value is useful.
+type DialOptions struct {
+	Subprotocols []string
+	Header       http.Header
+	HTTPClient   *http.Client // nil: http.DefaultClient
+	ReadLimit    int64        // bytes of one message; 0: 1 MiB, negative: none
+}
+
+// A ClientConn is the client's side of a socket. Read belongs to one goroutine; the
+// other methods may be called concurrently.
+type ClientConn struct {
+	ws *websocket.Conn
+}
+
+// Dial opens a socket. The URL's scheme is ws, wss, http or https. Where the server
+// answered with something else than a socket, the response is not nil, and holds the
+// first 1,024 bytes of the answer.
+func Dial(ctx context.Context, url string, o DialOptions) (*ClientConn, *http.Response, error) {
+	ws, resp, err := websocket.Dial(ctx, url, &websocket.DialOptions{
+		HTTPClient:   o.HTTPClient,
+		HTTPHeader:   o.Header,
+		Subprotocols: o.Subprotocols,
+	})
+	if err != nil {
+		return nil, resp, err
+	}
+	if o.ReadLimit == 0 {
+		o.ReadLimit = 1 << 20
+	}
+	ws.SetReadLimit(o.ReadLimit)
+	return &ClientConn{ws}, resp, nil
+}
+
+// Subprotocol returns the one that the server chose, or "".
+func (c *ClientConn) Subprotocol() string { return c.ws.Subprotocol() }
+
+// Read returns the next message. Its error is a [*CloseError]. When ctx ends, the
+// connection ends with it.
+func (c *ClientConn) Read(ctx context.Context) (Opcode, []byte, error) {
+	typ, p, err := c.ws.Read(ctx)
+	if err == nil {
+		return Opcode(typ), p, nil
+	}
+	if ce, ok := errors.AsType[websocket.CloseError](err); ok {
+		return 0, nil, &CloseError{Code: int(ce.Code), Reason: ce.Reason, Remote: true, Err: err}
+	}
+	return 0, nil, &CloseError{Code: 1006, Err: err}
+}
+
+// Write sends one message.
+func (c *ClientConn) Write(ctx context.Context, op Opcode, p []byte) error {
+	return c.ws.Write(ctx, websocket.MessageType(op), p)
+}
+
+// Close sends a close frame and waits for the server's, 5 s at most.
+func (c *ClientConn) Close(code int, reason string) error {
+	return c.ws.Close(websocket.StatusCode(code), reason)
+}
+
+// CloseNow closes the connection with no close frame.
+func (c *ClientConn) CloseNow() { c.ws.CloseNow() }

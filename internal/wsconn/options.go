@@ -1,0 +1,64 @@
+package wsconn
+
+import (
+	"net/http"
+	"time"
+)
+
+// A Policy says what happens to a message for a connection whose queue is at its bound.
+type Policy uint8
+
+const (
+	Disconnect Policy = iota // Send fails with ErrFull; the caller closes the connection
+	DropOldest               // older messages of the same stream go, and a gap tells of them
+)
+
+// Options are what a server says about its sockets. They are not changed while in use.
+type Options struct {
+	// Subprotocols are those known. A handshake that offers some of which none is
+	// known is refused. They are compared without case.
+	Subprotocols []string
+
+	// Origins are patterns (package path) for the hosts whose pages may connect, beside the
+	// request's own host. They are compared without case; "*" alone is any origin.
+	Origins []string
+
+	// ReadLimit bounds a message that comes in, in bytes. The default is 64 KiB.
+	ReadLimit int64
+
+	// QueueMessages and QueueBytes bound what waits for one connection. The defaults
+	// are 256 and 1 MiB.
+	QueueMessages, QueueBytes int
+
+	// WriteTimeout is how long a write may take in which no byte moves, and how long
+	// after Close all of the queue and the close frame may take. The default is 10 s.
+	WriteTimeout time.Duration
+
+	// CloseTimeout is how long input is discarded after the close frame, so that a peer
+	// that is still sending can read it. The default is 2 s.
+	CloseTimeout time.Duration
+
+	// GapFrame makes the frame that tells a client of messages that DropOldest dropped:
+	// those seqs s of stream with after < s < before, `missed` of them. It is called by
+	// the goroutine that writes, with no lock held. A nil func or frame tells nothing.
+	GapFrame func(stream any, after, before uint64, missed int) *Frame
+
+	// Header is added to the answer of the handshake. It may be nil.
+	Header http.Header
+}
+
+const (
+	defaultReadLimit     = 64 << 10
+	defaultQueueMessages = 256
+	defaultQueueBytes    = 1 << 20
+	defaultWriteTimeout  = 10 * time.Second
+	defaultCloseTimeout  = 2 * time.Second
+)
+
+// or returns v, or the default where v is not set.
+func or[T int | int64 | time.Duration](v, def T) T {
+	if v <= 0 {
+		return def
+	}
+	return v
+}

@@ -1,0 +1,221 @@
+package wsconn
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"time"
+	"unicode/utf8"
+
+	"nhooyr.io/websocket"
+)
+
+// Read returns the next message; the slice is the caller's until the next Read. Text is
+// valid UTF-8. One goroutine may read, the same that calls Finish after Read has failed.
+//
+// The error is a [*CloseError], and once Read has failed, it fails. It fails as soon as
+// the connection is closing, whoever closes; messages that arrive after Close are
+// discarded. A peer that breaks the protocol is closed with 1002, for text that is not
+// UTF-8 with 1007, for a message above the limit with 1009. The end of ctx ends the
+// reading (code 1006) and nothing else: Close may follow.
+func (c *Conn) Read(ctx context.Context) (Opcode, []byte, error) {
+	c.freeMessage()
+	if c.readError != nil {
+		return 0, nil, c.readError
+	}
+	op, p, err := c.read(ctx)
+	if err == nil && op == OpText && !utf8.Valid(p) {
+		c.Close(1007, "text is not UTF-8")
+		err = errNotUTF8
+	}
+	select {
+	case <-c.closing:
+		err = errors.Join(err, ErrClosed)
+	default:
+	}
+	if err != nil {
+		c.freeMessage()
+		c.readError = c.ended(ctx, err)
+		return 0, nil, c.readError
+	}
+	return op, p, nil
+}
+
+var errNotUTF8 = errors.New("text is not UTF-8")
+
+func (c *Conn) read(ctx context.Context) (Opcode, []byte, error) {
+	typ, r, err := c.ws.Reader(ctx)
+	if err != nil {
+		return 0, nil, err
+	}
+	p, err := c.readMessage(r)
+	return Opcode(typ), p, err
+}
+
+// ended finds out why reading ended, and begins the closing where the peer is to be told.
+func (c *Conn) ended(ctx context.Context, err error) *CloseError {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.end != nil {
+		return c.end
+	}
+	remote, isClose := errors.AsType[websocket.CloseError](err)
+	code := int(remote.Code)
+	switch {
+	case isClose && utf8.ValidString(remote.Reason):
+		c.close(&CloseError{Code: code, Reason: remote.Reason, Remote: true, Err: err}, closeFrame(code, ""))
+	case isClose:
+		c.refuse(1007, "close reason is not UTF-8", err)
+	case c.lost != nil:
+		c.mu.Unlock()
+		c.fail(c.lost)
+		c.mu.Lock()
+	case ctx.Err() != nil:
+		return &CloseError{Code: 1006, Err: ctx.Err()}
+	case c.nhooyr == 1009:
+		c.refuse(1009, "message too big", err)
+	default: // also where nhooyr wants to send nothing: unmasked frames, negative lengths
+		c.refuse(1002, "protocol error", err)
+	}
+	return c.end
+}
+
+// refuse closes a peer that broke the rules. mu is held.
+func (c *Conn) refuse(code int, reason string, cause error) {
+	c.close(&CloseError{Code: code, Reason: reason, Err: cause}, closeFrame(code, reason))
+}
+
+// Sizes of message buffers: each message begins with the smallest, and takes the next
+// when it has filled one, so that no more is held than four times what has arrived.
+var messageSizes = [...]int{1 << 10, 4 << 10, 16 << 10, 64<<10 + 512}
+
+var messagePools [len(messageSizes)]sync.Pool // of *[]byte
+
+func newMessage(size int) *[]byte {
+	for i, s := range messageSizes {
+		if size <= s {
+			if p, ok := messagePools[i].Get().(*[]byte); ok {
+				return p
+			}
+			size = s
+			break
+		}
+	}
+	p := make([]byte, size)
+	return &p
+}
+
+func freeMessage(p *[]byte) {
+	for i, s := range messageSizes {
+		if len(*p) == s {
+			messagePools[i].Put(p)
+		}
+	}
+}
+
+// freeMessage gives the last message's buffer back. Reading goroutine only.
+func (c *Conn) freeMessage() {
+	if c.message != nil {
+		freeMessage(c.message)
+		c.message = nil
+	}
+}
+
+// readMessage reads to the end of a message, into a buffer that freeMessage gives back.
+func (c *Conn) readMessage(r io.Reader) ([]byte, error) {
+	c.message = newMessage(messageSizes[0])
+	n := 0
+	for {
+		if n == len(*c.message) {
+			larger := newMessage(4 * n)
+			copy(*larger, *c.message)
+			freeMessage(c.message)
+			c.message = larger
+		}
+		m, err := r.Read((*c.message)[n:])
+		n += m
+		if err == io.EOF {
+			return (*c.message)[:n], nil
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+}
+
+// discardInput reads until the peer closes or the read deadline has passed. A peer that
+// has sent its close frame, over a transport whose writing side can't be closed alone,
+// waits for us.
+func (c *Conn) discardInput() {
+	if _, half := c.conn.(interface{ CloseWrite() error }); !half && c.remoteClosed() {
+		return
+	}
+	buf := newMessage(messageSizes[1])
+	defer freeMessage(buf)
+	for {
+		if _, err := c.conn.Read(*buf); err != nil {
+			return
+		}
+	}
+}
+
+func (c *Conn) remoteClosed() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.end.Remote
+}
+
+// A transport is the connection as nhooyr sees it. Its Read gives what came with the
+// request first. What nhooyr writes are control frames, one a Write: pongs go their way,
+// and of a close frame only its code is noted.
+type transport struct{ c *Conn }
+
+func (t *transport) Read(p []byte) (int, error) {
+	c := t.c
+	if len(c.early) > 0 {
+		n := copy(p, c.early)
+		if c.early = c.early[n:]; len(c.early) == 0 {
+			c.early = nil
+		}
+		return n, nil
+	}
+	n, err := c.conn.Read(p)
+	if n > 0 {
+		c.lastRead.Store(int64(time.Since(c.accepted)))
+		return n, nil // an error comes again
+	}
+	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) { // the deadline is ours: wakeReader
+		c.lost = err
+	}
+	return 0, err
+}
+
+func (t *transport) Write(p []byte) (int, error) {
+	switch p[0] & 0x0F {
+	case opPong:
+		t.c.sendPong(p)
+	case opClose:
+		if len(p) >= 4 {
+			t.c.nhooyr = int(binary.BigEndian.Uint16(p[2:]))
+		}
+	}
+	return len(p), nil
+}
+
+// Close ends a Read that waits, and leaves the transport to Finish.
+func (t *transport) Close() error {
+	t.c.mu.Lock()
+	defer t.c.mu.Unlock()
+	t.c.wakeReader()
+	return nil
+}
+
+func (t *transport) LocalAddr() net.Addr              { return t.c.conn.LocalAddr() }
+func (t *transport) RemoteAddr() net.Addr             { return t.c.conn.RemoteAddr() }
+func (t *transport) SetDeadline(time.Time) error      { return nil }
+func (t *transport) SetReadDeadline(time.Time) error  { return nil }
+func (t *transport) SetWriteDeadline(time.Time) error { return nil }

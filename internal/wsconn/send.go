@@ -1,0 +1,200 @@
+package wsconn
+
+import "slices"
+
+// Send writes b at once, as far as that is possible without waiting, and queues the rest.
+// It never blocks. Batches go out in the order of the calls. At the queue's bound, a
+// policy decides: Disconnect fails with ErrFull, and nothing of b is taken. DropOldest
+// drops the oldest waiting frames of b's streams, those of b at last, and puts one gap
+// where they stood; it fails with ErrFull only where that does not help: for frames
+// without a stream. A queue in which nothing waits takes any batch (Disconnect) or any
+// frame (DropOldest). Once the connection is closing, Send fails with ErrClosed.
+func (c *Conn) Send(b *Batch, p Policy) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.end != nil:
+		return ErrClosed
+	case len(b.Bytes) == 0:
+		return nil
+	case c.free():
+		return c.trySend(b, p, false)
+	case p == DropOldest:
+		return c.queueDropping(b)
+	}
+	waits, bytes := c.queue.n+c.inFrames, c.queue.bytes+c.inBytes
+	if waits > 0 && (waits+len(b.Frames) > c.maxFrames || bytes+len(b.Bytes) > c.maxBytes) {
+		return ErrFull
+	}
+	c.push(b, false)
+	c.kick()
+	return nil
+}
+
+// SendNow is SendWait without the wait, whatever is queued: for few and small frames.
+func (c *Conn) SendNow(b *Batch) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.sendKept(b)
+}
+
+// sendKept writes or queues frames that no policy may drop. mu is held.
+func (c *Conn) sendKept(b *Batch) error {
+	switch {
+	case c.end != nil:
+		return ErrClosed
+	case len(b.Bytes) == 0:
+		return nil
+	case c.free():
+		return c.trySend(b, Disconnect, true)
+	}
+	c.push(b, true)
+	c.kick()
+	return nil
+}
+
+// trySend writes what fits of b at once. What does not is queued beyond the bound:
+// Disconnect can't give back what was taken. mu is held, and released meanwhile.
+func (c *Conn) trySend(b *Batch, p Policy, keep bool) error {
+	n := c.tryWrite(b.Bytes)
+	defer c.handOver()
+	if c.isFlushed {
+		return ErrClosed
+	}
+	if n == len(b.Bytes) {
+		return nil
+	}
+	i := 0
+	for ; n >= len(b.Frames[i].Bytes); i++ {
+		n -= len(b.Frames[i].Bytes)
+	}
+	rest := b.Frames[i:]
+	if n > 0 {
+		c.keepRest(rest[0].Bytes[n:])
+		rest = rest[1:]
+	}
+	for _, f := range slices.Backward(rest) { // before what came meanwhile
+		c.queue.pushFront(item{frame: f, keep: keep})
+	}
+	if p == DropOldest {
+		c.trim(b)
+	}
+	return nil
+}
+
+func (c *Conn) push(b *Batch, keep bool) {
+	for _, f := range b.Frames {
+		c.queue.push(item{frame: f, keep: keep})
+	}
+}
+
+// queueDropping queues b and keeps the bound. What is in flight does not count here: it
+// can't be dropped any more, and would leave no room for what is newer. mu is held.
+func (c *Conn) queueDropping(b *Batch) error {
+	if c.queue.gaps >= c.maxFrames {
+		return ErrFull // streams without end, each with a gap
+	}
+	for _, f := range b.Frames {
+		for f.Stream != nil && c.over(len(b.Frames), len(b.Bytes)) && c.drop(f.Stream) {
+		}
+	}
+	if c.queue.n > 0 && c.over(len(b.Frames), len(b.Bytes)) && slices.ContainsFunc(b.Frames, func(f *Frame) bool { return f.Stream == nil }) {
+		return ErrFull
+	}
+	c.push(b, false)
+	c.trim(b)
+	c.kick()
+	return nil
+}
+
+// trim drops frames of b's streams until the queue is within its bound, or only one
+// frame waits. mu is held.
+func (c *Conn) trim(b *Batch) {
+	for _, f := range b.Frames {
+		for f.Stream != nil && c.over(0, 0) && c.queue.n-c.queue.gaps > 1 && c.drop(f.Stream) {
+		}
+	}
+}
+
+func (c *Conn) drop(stream any) bool { return c.queue.drop(stream, c.gapFrame != nil) }
+
+// over tells whether so much more is more than the queue may hold. mu is held.
+func (c *Conn) over(frames, bytes int) bool {
+	return c.queue.n+frames > c.maxFrames || c.queue.bytes+bytes > c.maxBytes
+}
+
+// low tells whether at most half of both bounds is queued. mu is held.
+func (c *Conn) low() bool {
+	return 2*(c.queue.n+c.inFrames) <= c.maxFrames && 2*(c.queue.bytes+c.inBytes) <= c.maxBytes
+}
+
+// tellLowWater releases who waits for low. mu is held.
+func (c *Conn) tellLowWater() {
+	if c.lowWater != nil && c.low() {
+		close(c.lowWater)
+		c.lowWater = nil
+	}
+}
+
+// Ping sends a ping, or leaves it to go before what waits. It never blocks, and does
+// nothing while one waits.
+func (c *Conn) Ping() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.end != nil || c.ping {
+		return
+	}
+	if !c.free() {
+		c.ping = true
+		c.kick()
+		return
+	}
+	n := c.tryWrite(pingFrame)
+	if n == 0 {
+		c.ping = true
+	} else {
+		c.keepRest(pingFrame[n:])
+	}
+	c.handOver()
+}
+
+// sendPong sends a pong frame, which is the caller's, or leaves it to go before what
+// waits, in place of one that waits. Reading goroutine only.
+func (c *Conn) sendPong(frame []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.isFlushed || c.closeBegun {
+		return
+	}
+	if !c.free() {
+		c.pong = slices.Clone(frame)
+		c.kick()
+		return
+	}
+	n := c.tryWrite(frame)
+	if n == 0 && !c.isFlushed {
+		c.pong = slices.Clone(frame)
+	} else {
+		c.keepRest(slices.Clone(frame[n:]))
+	}
+	c.handOver()
+}
+
+// writeClose writes the close frame, or leaves it to the writer. mu is held, and
+// released meanwhile.
+func (c *Conn) writeClose() {
+	if !c.free() {
+		c.kick()
+		return
+	}
+	frame := c.closeFrame
+	n := c.tryWrite(frame)
+	if n > 0 && !c.isFlushed {
+		c.closeFrame, c.closeBegun = nil, true
+		c.keepRest(frame[n:])
+		if n == len(frame) {
+			c.closeWritten()
+		}
+	}
+	c.handOver()
+}

@@ -1,0 +1,8 @@
+//go:build !unix
+
+package wsconn
+
+import "net"
+
+// newRawWriter has no non-blocking write here: the queue serves.
+func newRawWriter(net.Conn) tryWriter { return nil }

@@ -1,0 +1,615 @@
+package hub
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"net/http"
+	"runtime"
+	"sync"
+	"time"
+	"unicode/utf8"
+	"weak"
+
+	"github.com/chathub-go/hub/broker"
+	"github.com/chathub-go/hub/internal/room"
+	"github.com/chathub-go/hub/internal/wire"
+	"github.com/chathub-go/hub/internal/wsconn"
+)
+
+type (
+	// A Message is one message of a room. One that the hub hands out is shared and must
+	// not be changed.
+	Message = broker.Message
+	// A Member is who is in a room, as others see it.
+	Member = broker.Member
+	// A Receipt says where a published message is kept.
+	Receipt = broker.Receipt
+	// A Kind says what a message's bytes are.
+	Kind = broker.Kind
+)
+
+// The kinds of messages.
+const (
+	KindText   = broker.KindText   // UTF-8 text
+	KindJSON   = broker.KindJSON   // one JSON value, not a string
+	KindBinary = broker.KindBinary // any bytes
+)
+
+// Text returns a message of text, which must be UTF-8.
+func Text(s string) Message { return Message{Kind: KindText, Data: []byte(s)} }
+
+// JSON returns a message of one JSON value. It is published compact; a JSON string
+// becomes text.
+func JSON(value []byte) Message { return Message{Kind: KindJSON, Data: value} }
+
+// Binary returns a message of any bytes. The hub keeps b: it must not be changed.
+func Binary(b []byte) Message { return Message{Kind: KindBinary, Data: b} }
+
+// A Room is a handle to a room. It stays good until the room is closed or the hub shut
+// down, however often the room's loop idles away and starts again. It is an
+// [http.Handler] that lets guests in.
+type Room struct {
+	hub    *Hub
+	name   string
+	cfg    config
+	ownHub bool
+
+	mu      sync.Mutex // guards what follows
+	loop    *room.Loop // nil: not open
+	opening chan struct{}
+	closed  bool
+}
+
+// roomRef is the hub's hold on a room: while the room is open, or has options of its
+// own, the hub keeps it; otherwise only its users do. The hub's mu guards it.
+type roomRef struct {
+	weak   weak.Pointer[Room]
+	strong *Room
+	pinned bool
+	loops  int // opening, open, or ending
+}
+
+// newRoomRef must be called with the hub's mu held.
+func newRoomRef(r *Room, pinned bool) *roomRef {
+	ref := &roomRef{weak: weak.Make(r), pinned: pinned}
+	if pinned {
+		ref.strong = r
+	}
+	h, name := r.hub, r.name
+	runtime.AddCleanup(r, func(ref *roomRef) {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		if h.rooms[name] == ref {
+			delete(h.rooms, name)
+		}
+	}, ref)
+	return ref
+}
+
+func (ref *roomRef) room() *Room {
+	if ref == nil {
+		return nil
+	}
+	return ref.weak.Value()
+}
+
+// Name returns the room's name.
+func (r *Room) Name() string { return r.name }
+
+// NewClient returns a client for one request, see [Client.ServeHTTP]. Without
+// [WithUser] it is a guest.
+func (r *Room) NewClient(opts ...ClientOption) *Client {
+	c := &Client{hub: r.hub, room: r, cfg: r.cfg, done: make(chan struct{})}
+	for _, o := range opts {
+		o.applyToClient(&c.cfg)
+	}
+	c.ctx, c.cancel = context.WithCancelCause(context.Background())
+	return c
+}
+
+// ServeHTTP lets a guest in: the same as NewClient().ServeHTTP(w, req).
+func (r *Room) ServeHTTP(w http.ResponseWriter, req *http.Request) {
+	r.NewClient().ServeHTTP(w, req)
+}
+
+// Publish keeps a message and sends it to everyone in the room, on all processes. The
+// fields Kind, Data, ID and From of m count; [Text], [JSON] and [Binary] make one.
+// With an ID, a repeated call within the dedup window has one effect; the scope of the
+// ID is From.User in this room, and the zero From is the service itself. A nil error means
+// kept; an error that wraps a context's means that it may have been.
+func (r *Room) Publish(ctx context.Context, m Message) (Receipt, error) {
+	if err := check(&m); err != nil {
+		return Receipt{}, err
+	}
+	m.Data = append([]byte(nil), m.Data...)
+	return r.publish(ctx, &m)
+}
+
+// publish takes a message that is valid, and whose data nobody changes.
+func (r *Room) publish(ctx context.Context, m *Message) (Receipt, error) {
+	if err := r.usable(); err != nil {
+		return Receipt{}, err
+	}
+	if err := r.hub.begin(); err != nil {
+		return Receipt{}, err
+	}
+	defer r.hub.end()
+	m.Room = r.name
+	receipt, err := r.hub.broker.Publish(ctx, m)
+	if err == nil && !receipt.Duplicate {
+		r.hub.published.Add(1)
+	}
+	return receipt, err
+}
+
+// Broadcast sends a message to everyone who is in the room now, on all processes, and
+// does not keep it: it has no seq, and who is away misses it. Plain clients get its
+// bytes as they are, in a text or binary frame; JSON clients a signal event.
+func (r *Room) Broadcast(ctx context.Context, m Message) error {
+	if err := check(&m); err != nil {
+		return err
+	}
+	_, err := r.signal(ctx, &broker.Signal{
+		Type: room.SignalBroadcast, From: m.From, ID: m.ID, Kind: m.Kind,
+		Data: append([]byte(nil), m.Data...),
+	})
+	return err
+}
+
+func (r *Room) signal(ctx context.Context, s *broker.Signal) (reached int, err error) {
+	if err := r.usable(); err != nil {
+		return 0, err
+	}
+	if err := r.hub.begin(); err != nil {
+		return 0, err
+	}
+	defer r.hub.end()
+	s.Room, s.Time = r.name, time.Now()
+	return r.hub.broker.Signal(ctx, s)
+}
+
+// check makes a message of the service's valid.
+func check(m *Message) error {
+	switch m.Kind {
+	case KindBinary:
+		return nil
+	case KindText:
+		return validText(m.Data)
+	case KindJSON:
+		kind, data, err := wire.DecodeData(m.Data)
+		if err != nil {
+			return fmt.Errorf("hub: message is not valid: %w", err)
+		}
+		m.Kind, m.Data = kind, data
+		return nil
+	}
+	return fmt.Errorf("hub: message is of no known kind (%d): make it with Text, JSON or Binary", m.Kind)
+}
+
+// Members yields who is in the room, over all processes, in no order: each user
+// once. It opens the room if need be; where that fails, or takes more than 10 s, it
+// yields nobody.
+func (r *Room) Members() iter.Seq[Member] {
+	return func(yield func(Member) bool) {
+		ctx, cancel := context.WithTimeout(context.Background(), r.cfg.publishTimeout)
+		defer cancel()
+		members, _, err := r.members(ctx, -1)
+		if err != nil {
+			return
+		}
+		for _, m := range members {
+			if !yield(m) {
+				return
+			}
+		}
+	}
+}
+
+// members returns at most that many, all below 0.
+func (r *Room) members(ctx context.Context, most int) (members []Member, count int, err error) {
+	if most < 0 {
+		most = int(^uint(0) >> 1)
+	}
+	err = r.withLoop(ctx, func(l *room.Loop) (err error) {
+		members, count, err = l.Members(ctx, most)
+		return err
+	})
+	return members, count, err
+}
+
+// History returns the newest messages with a seq below before, oldest first, at most
+// limit (1 to 1,000); before 0 means the newest of all.
+func (r *Room) History(ctx context.Context, before uint64, limit int) ([]*Message, error) {
+	if limit < 1 || limit > wire.MaxJoinHistory {
+		return nil, fmt.Errorf("hub: history of %d messages: 1 to %d", limit, wire.MaxJoinHistory)
+	}
+	if err := r.usable(); err != nil {
+		return nil, err
+	}
+	page, err := r.hub.broker.Before(ctx, r.name, before, limit)
+	return page.Messages, err
+}
+
+// Close ends the room on this process: its members are told, connections that came in
+// through its URL are closed with 1001, others only leave it, and whoever waits to
+// publish into it is released. What the broker keeps of it stays. The handle can't be used any more;
+// [Hub.Room] gives a new one. If ctx ends before all have left, their connections are
+// cut. It must not be called from a callback.
+func (r *Room) Close(ctx context.Context) error {
+	r.mu.Lock()
+	already := r.closed
+	r.closed = true
+	r.mu.Unlock()
+	if already {
+		return nil
+	}
+	err := r.evict(ctx)
+	r.hub.forget(r)
+	if r.ownHub {
+		err = errors.Join(err, r.hub.Shutdown(ctx))
+	}
+	return err
+}
+
+// evict sends everyone out of a room that was marked closed.
+func (r *Room) evict(ctx context.Context) error {
+	r.mu.Lock()
+	for r.opening != nil { // let it open, so that there is something to close
+		opening := r.opening
+		r.mu.Unlock()
+		select {
+		case <-opening:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		r.mu.Lock()
+	}
+	l := r.loop
+	r.mu.Unlock()
+	if l == nil {
+		return nil
+	}
+	closed := func(m *room.Member) { m.Owner.(*stay).roomClosed() }
+	if err := l.Close(ctx, closed); err != nil && !errors.Is(err, room.ErrStopped) {
+		return err
+	}
+	select {
+	case <-l.Done():
+		return nil
+	case <-ctx.Done():
+	}
+	cut := func(m *room.Member) { m.Conn.Abort() }
+	if l.Each(context.WithoutCancel(ctx), cut) == nil {
+		<-l.Done()
+	}
+	return ctx.Err()
+}
+
+// forget makes way for a new handle of the same name.
+func (h *Hub) forget(r *Room) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if ref := h.rooms[r.name]; ref.room() == r {
+		ref.strong = nil
+		delete(h.rooms, r.name)
+	}
+}
+
+func (r *Room) usable() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return ErrRoomClosed
+	}
+	return nil
+}
+
+// use returns the room's loop, and opens it where it is not.
+func (r *Room) use(ctx context.Context) (*room.Loop, error) {
+	for {
+		r.mu.Lock()
+		if r.closed {
+			r.mu.Unlock()
+			return nil, ErrRoomClosed
+		}
+		if l := r.loop; l != nil {
+			r.mu.Unlock()
+			return l, nil
+		}
+		if opening := r.opening; opening != nil {
+			r.mu.Unlock()
+			select {
+			case <-opening:
+				continue
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+		}
+		opening := make(chan struct{})
+		r.opening = opening
+		r.mu.Unlock()
+
+		l, err := r.hub.openLoop(ctx, r)
+		r.mu.Lock()
+		r.loop, r.opening = l, nil
+		r.mu.Unlock()
+		close(opening)
+		return l, err
+	}
+}
+
+// withLoop runs f with the room's loop, again where the loop had just idled away.
+func (r *Room) withLoop(ctx context.Context, f func(*room.Loop) error) error {
+	for {
+		l, err := r.use(ctx)
+		if err != nil {
+			return err
+		}
+		if err = f(l); !errors.Is(err, room.ErrStopped) {
+			return err
+		}
+		// Retired loops are no longer found; one that failed is not either, once its
+		// end is complete.
+		select {
+		case <-l.Done():
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		r.drop(l)
+	}
+}
+
+func (r *Room) current() *room.Loop {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.loop
+}
+
+// drop forgets a loop that has stopped.
+func (r *Room) drop(l *room.Loop) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.loop == l {
+		r.loop = nil
+	}
+}
+
+// retire is called by the loop when it has been idle.
+func (r *Room) retire() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.loop = nil
+	return true
+}
+
+func (c *Client) newStay(r *Room, home bool) *stay {
+	st := &stay{c: c, r: r, home: home, settled: make(chan struct{})}
+	st.ctx, st.cancel = context.WithCancel(c.Context())
+	return st
+}
+
+// reserve takes a place in the room.
+func (st *stay) reserve(ctx context.Context) error {
+	return st.r.withLoop(ctx, func(l *room.Loop) error {
+		st.loop = l
+		return l.Reserve()
+	})
+}
+
+// enter makes the client a member of the room where it has a place, with what it missed
+// or the last messages. It is called on the client's reading goroutine. Where more is
+// missing than one page, a goroutine sends the rest.
+func (st *stay) enter(since broker.Cursor, resume bool, history int) error {
+	c := st.c
+	j, recovery, err := st.firstPage(since, resume, history)
+	if err != nil {
+		st.loop.Free()
+		return err
+	}
+	j.Welcome = func(_ *room.Stream, start broker.Cursor, members []broker.Member, count int) *wsconn.Frame {
+		return c.welcome(st.r, recovery, start, members, count)
+	}
+	c.mu.Lock()
+	if c.stays == nil {
+		c.stays = map[string]*stay{}
+	}
+	c.stays[st.r.name] = st
+	c.mu.Unlock()
+
+	live, err := st.join(j)
+	if err != nil {
+		c.mu.Lock()
+		delete(c.stays, st.r.name)
+		c.mu.Unlock()
+		return err
+	}
+	if live {
+		st.settle(true)
+		return nil
+	}
+	c.settling.Go(func() { st.catchUp(j.At) })
+	return nil
+}
+
+// join joins the loop where the place is, or, where that idled away meanwhile, another.
+func (st *stay) join(j *room.Joining) (live bool, err error) {
+	for {
+		live, err = st.loop.Join(st.ctx, j)
+		if err == nil {
+			return live, nil
+		}
+		st.loop.Free()
+		if !errors.Is(err, room.ErrStopped) {
+			return false, err
+		}
+		if err = st.reserve(st.ctx); err != nil {
+			return false, err
+		}
+	}
+}
+
+// firstPage reads what the client gets with its welcome.
+func (st *stay) firstPage(since broker.Cursor, resume bool, history int) (j *room.Joining, recovery string, err error) {
+	c := st.c
+	stream := st.loop.Stream()
+	encode := func(m *broker.Message) *wsconn.Frame { return stream.Message(c.door, m) }
+	st.m = &room.Member{
+		Who: c.who, Door: c.door, Conn: c.conn, Slow: st.r.cfg.slow, Lag: &st.r.hub.slow, Owner: st,
+	}
+	j = &room.Joining{Member: st.m, Key: c.key}
+	recovery = wire.RecoveryNew
+	if resume {
+		page, err := st.r.hub.reader.Since(st.ctx, st.r.name, since)
+		if err != nil {
+			return nil, "", err
+		}
+		recovery = page.Verdict.String()
+		if page.Verdict != broker.Reset {
+			j.Start, j.At = since, page.Next
+			if page.Verdict == broker.Gap {
+				j.First = append(j.First, stream.Gap(c.door, page.Gap))
+			}
+			j.First = append(j.First, page.Frames(c.door, encode)...)
+			return j, recovery, nil
+		}
+	}
+	if history <= 0 {
+		j.Fresh = true
+		return j, recovery, nil
+	}
+	page, err := st.r.hub.reader.Before(st.ctx, st.r.name, 0, history)
+	if err != nil {
+		return nil, "", err
+	}
+	if len(page.Messages) == 0 {
+		j.Fresh = true
+		return j, recovery, nil
+	}
+	first := page.Messages[0]
+	// Which message stood before the first is not known: a cursor without its tag.
+	j.Start = broker.Cursor{Epoch: first.Cursor.Epoch, Seq: first.Prev}
+	j.At = page.Messages[len(page.Messages)-1].Cursor
+	j.First = page.Frames(c.door, encode)
+	return j, recovery, nil
+}
+
+// catchUp sends what the client missed, page after page and no faster than it reads,
+// until the loop takes over.
+func (st *stay) catchUp(at broker.Cursor) {
+	live := false
+	defer func() { st.settle(live) }()
+	c := st.c
+	stream := st.loop.Stream()
+	encode := func(m *broker.Message) *wsconn.Frame { return stream.Message(c.door, m) }
+	for {
+		// Live with a queue that is half empty: a burst right then is no reason to be
+		// taken for slow.
+		if c.conn.SendWait(st.ctx, wsconn.NewBatch()) != nil {
+			return
+		}
+		var err error
+		if live, err = st.loop.Live(st.ctx, st.m, at); live || errors.Is(err, room.ErrStopped) || st.ctx.Err() != nil {
+			return
+		}
+		page, err := st.r.hub.reader.Since(st.ctx, st.r.name, at)
+		if err != nil {
+			if st.ctx.Err() == nil {
+				c.cfg.logger.Warn("hub: history could not be read", "room", st.r.name, "err", err)
+				c.Close(CodeInternal, "history could not be read")
+			}
+			return
+		}
+		var frames []*wsconn.Frame
+		switch page.Verdict {
+		case broker.Gap: // it fell off what is kept on the way
+			frames = append(frames, stream.Gap(c.door, page.Gap))
+		case broker.Reset: // the history was lost on the way
+			frames = append(frames, stream.Gap(c.door, broker.GapBounds{After: at.Seq, Before: page.Head.Seq + 1, Missed: -1}))
+		}
+		frames = append(frames, page.Frames(c.door, encode)...)
+		if page.Next == at && len(frames) == 0 { // a broker that shows what it kept late
+			select {
+			case <-time.After(lateRead):
+			case <-st.ctx.Done():
+				return
+			}
+		}
+		at = page.Next
+		if b := room.NonNil(frames); b != nil && c.conn.SendWait(st.ctx, b) != nil {
+			return
+		}
+	}
+}
+
+// lateRead is how long a catch-up waits for a message that the loop has and the
+// broker's history does not show yet.
+const lateRead = 10 * time.Millisecond
+
+// settle ends the joining, with the service's callback if the client is in.
+func (st *stay) settle(live bool) {
+	defer close(st.settled)
+	if st.told = live; live && st.c.cfg.onJoin != nil {
+		st.c.guard("OnJoin", func() { st.c.cfg.onJoin(st.c, st.r) })
+	}
+}
+
+// leave takes the client out of the room; the first call counts. Last, which may be nil,
+// is the last that the client gets from the room.
+func (st *stay) leave(reason string, linger bool, last *wsconn.Frame, why error) {
+	c := st.c
+	c.mu.Lock()
+	first := c.stays[st.r.name] == st
+	if first {
+		delete(c.stays, st.r.name)
+	}
+	c.mu.Unlock()
+	if !first {
+		return
+	}
+	st.cancel()
+	<-st.settled
+	st.loop.Leave(st.m, reason, linger, last)
+	if st.told && c.cfg.onLeave != nil {
+		c.guard("OnLeave", func() { c.cfg.onLeave(c, st.r, why) })
+	}
+}
+
+// roomClosed is called on the room's loop: it must not block.
+func (st *stay) roomClosed() {
+	c := st.c
+	if st.home {
+		c.Close(CodeGoingAway, "room closed")
+		return
+	}
+	c.settling.Go(func() {
+		var last *wsconn.Frame
+		if c.door == room.JSON {
+			e := wire.LeftRoom{Room: st.r.name, Reason: wire.ReasonShutdown}
+			last = room.Encode(func(b []byte) []byte { return wire.AppendLeftRoom(b, &e) })
+		}
+		st.leave(wire.ReasonShutdown, false, last, ErrRoomClosed)
+	})
+}
+
+// validText says whether a message's bytes are text.
+func validText(p []byte) error {
+	if !utf8.Valid(p) {
+		return errors.New("hub: message of text is not UTF-8")
+	}
+	return nil
+}
+
+// failed is called when the broker ended the room's subscription: its clients come back
+// with their cursors once the broker is there again.
+func (r *Room) failed() {
+	for _, c := range r.hub.snapshot() {
+		c.mu.Lock()
+		st := c.stays[r.name]
+		c.mu.Unlock()
+		if st != nil && st.r == r {
+			c.Close(CodeRestart, "room interrupted")
+		}
+	}
+}
