@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"log"
 	"log/slog"
 	"net"
 	"net/http"
@@ -70,16 +72,20 @@ type world struct {
 func inBubble(t *testing.T, f func(w *world), opts ...hub.HubOption) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, hub.New(opts...))
+		w := newWorld(t, hub.New(opts...), nil)
 		t.Cleanup(w.close) // also where the test fails
 		f(w)
 	})
 }
 
-func newWorld(t *testing.T, h *hub.Hub) *world {
+// newWorld serves rooms by handler; nil is the hub itself.
+func newWorld(t *testing.T, h *hub.Hub, handler http.Handler) *world {
+	if handler == nil {
+		handler = h
+	}
 	mux := http.NewServeMux()
-	mux.Handle("/room/{room}", h)
-	w := &world{t: t, hub: h, net: memnet.Listen(), srv: &http.Server{Handler: mux}}
+	mux.Handle("/room/{room}", handler)
+	w := &world{t: t, hub: h, net: memnet.Listen(), srv: &http.Server{Handler: mux, ErrorLog: log.New(io.Discard, "", 0)}}
 	go func() { _ = w.srv.Serve(w.net) }()
 	w.dev = &http.Client{Transport: &http.Transport{DialContext: w.net.DialContext, DisableKeepAlives: true}}
 	return w
@@ -183,6 +189,9 @@ func (e event) text() string {
 }
 
 const patience = time.Hour // of the bubble's clock
+
+// elapse lets the bubble's clock go on.
+func elapse(d time.Duration) { <-time.After(d) }
 
 func (p *peer) read() (wsconn.Opcode, string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
@@ -372,13 +381,13 @@ func TestOrderWhileOthersComeAndGo(t *testing.T) {
 					if _, err := room.Publish(context.Background(), hub.Text(fmt.Sprintf("%d %d", i, n))); err != nil {
 						t.Errorf("publish: %v", err)
 					}
-					time.Sleep(time.Millisecond)
+					elapse(time.Millisecond)
 				}
 			})
 		}
 		for i := range guests {
 			wg.Go(func() {
-				time.Sleep(time.Duration(i) * 2 * time.Millisecond)
+				elapse(time.Duration(i) * 2 * time.Millisecond)
 				p, err := w.tryDial("lobby", fmt.Sprintf("name=g%d", i), i%2 == 0)
 				if err != nil {
 					t.Errorf("dial: %v", err)
@@ -473,7 +482,7 @@ func TestResume(t *testing.T) {
 				alice.cut()
 				synctest.Wait()
 				w.publish("lobby", "m", tt.missed)
-				time.Sleep(tt.away)
+				elapse(tt.away)
 
 				back := w.json("lobby", "name=alice&session="+hi.Session+"&since="+last.Cursor)
 				welcome := back.event()
@@ -596,10 +605,10 @@ func TestResumeWindow(t *testing.T) {
 
 		// Back in time: nobody notices.
 		alice.cut()
-		time.Sleep(9 * time.Second)
+		elapse(9 * time.Second)
 		alice, hi = w.enter("lobby", "name=alice&session="+hi.Session)
 		require.Equal(t, 2, hi.MemberCount)
-		time.Sleep(15 * time.Second)
+		elapse(15 * time.Second)
 		w.publish("lobby", "mark", 1)
 		require.Equal(t, "message", bob.event().Type, "neither left nor joined")
 
@@ -662,7 +671,7 @@ func TestSilentClientsArePingedThenDropped(t *testing.T) {
 		require.Equal(t, "left", left.Type)
 		require.Equal(t, "lost", left.Reason)
 		require.InDelta(t, 70, time.Since(start).Seconds(), 5, "60 s of silence and the resume window")
-		time.Sleep(time.Hour)
+		elapse(time.Hour)
 		require.Equal(t, 1, w.hub.Stats().Clients, "bob answers pings")
 		alice.ws.CloseNow()
 		bob.leave()
@@ -866,7 +875,7 @@ func TestOrdered(t *testing.T) {
 		}
 		require.Equal(t, 3, acked, "the burst")
 		require.Equal(t, []string{"rate", "out_of_order", "out_of_order"}, codes)
-		time.Sleep(10 * time.Second)
+		elapse(10 * time.Second)
 		alice.send(`{"type":"publish","id":"4","data":4}`)
 		require.Equal(t, "out_of_order", alice.until("error").Code, "3 was refused and must come first")
 		for i := 3; i < 6; i++ {
@@ -896,7 +905,7 @@ func TestRate(t *testing.T) {
 		require.Equal(t, "rate", e.Code)
 		require.Equal(t, "40", e.ID)
 		require.Positive(t, e.RetryAfterMS)
-		time.Sleep(time.Duration(e.RetryAfterMS) * time.Millisecond)
+		elapse(time.Duration(e.RetryAfterMS) * time.Millisecond)
 		alice.send(`{"type":"publish","id":"40","data":1}`)
 		require.Equal(t, "40", alice.until("ack").ID)
 
@@ -1021,4 +1030,363 @@ func TestSeveralRoomsOnOneConnection(t *testing.T) {
 		require.Equal(t, "welcome", alice.until("welcome").Type)
 		alice.leave()
 	})
+}
+
+// get is a plain request for a room.
+func (w *world) get(path string, header http.Header) *http.Response {
+	w.t.Helper()
+	req, err := http.NewRequestWithContext(context.Background(), http.MethodGet, "http://hub.test"+path, nil)
+	require.NoError(w.t, err)
+	for k, v := range header {
+		req.Header[k] = v
+	}
+	resp, err := w.dev.Do(req)
+	require.NoError(w.t, err)
+	require.NoError(w.t, resp.Body.Close())
+	return resp
+}
+
+// upgrade is a valid handshake, with changes: pairs of header and value, "" removes.
+func upgrade(changes ...string) http.Header {
+	h := http.Header{}
+	h.Set("Connection", "Upgrade")
+	h.Set("Upgrade", "websocket")
+	h.Set("Sec-WebSocket-Version", "13")
+	h.Set("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==")
+	for i := 0; i < len(changes); i += 2 {
+		if h.Del(changes[i]); changes[i+1] != "" {
+			h.Set(changes[i], changes[i+1])
+		}
+	}
+	return h
+}
+
+func TestRequestsThatAreRefused(t *testing.T) {
+	tests := map[string]struct {
+		path   string
+		header http.Header
+		status int
+	}{
+		"plain GET":               {"/room/lobby", nil, 426},
+		"no key":                  {"/room/lobby", upgrade("Sec-WebSocket-Key", ""), 400},
+		"bad key":                 {"/room/lobby", upgrade("Sec-WebSocket-Key", "x"), 400},
+		"bad version":             {"/room/lobby", upgrade("Sec-WebSocket-Version", "8"), 400},
+		"no version":              {"/room/lobby", upgrade("Sec-WebSocket-Version", ""), 400},
+		"unknown subprotocol":     {"/room/lobby", upgrade("Sec-WebSocket-Protocol", "mqtt"), 400},
+		"foreign origin":          {"/room/lobby", upgrade("Origin", "https://evil.test"), 403},
+		"null origin":             {"/room/lobby", upgrade("Origin", "null"), 403},
+		"name with a colon":       {"/room/lobby?name=a:b", upgrade(), 400},
+		"name with a star":        {"/room/lobby?name=*a", upgrade(), 400},
+		"name with a newline":     {"/room/lobby?name=a%0Ab", upgrade(), 400},
+		"name too long":           {"/room/lobby?name=" + strings.Repeat("x", 65), upgrade(), 400},
+		"name given twice":        {"/room/lobby?name=a&name=b", upgrade(), 400},
+		"room with a space":       {"/room/%20lobby", upgrade(), 400},
+		"room too long":           {"/room/" + strings.Repeat("x", 65), upgrade(), 400},
+		"cursor that is garbage":  {"/room/lobby?since=garbage", upgrade(), 400},
+		"session that is garbage": {"/room/lobby?session=garbage", upgrade(), 400},
+		"history too long":        {"/room/lobby?history=1001", upgrade(), 400},
+	}
+	inBubble(t, func(w *world) {
+		for name, tt := range tests {
+			resp := w.get(tt.path, tt.header)
+			require.Equal(t, tt.status, resp.StatusCode, name)
+		}
+		require.Zero(t, w.hub.Stats().Clients)
+		require.Zero(t, w.hub.Stats().Rooms)
+	})
+}
+
+func TestBounds(t *testing.T) {
+	inBubble(t, func(w *world) {
+		room, err := w.hub.Room("small", hub.WithMaxMembers(1))
+		require.NoError(t, err)
+		a := w.json(room.Name(), "name=a")
+		resp := w.get("/room/small", upgrade())
+		require.Equal(t, 503, resp.StatusCode)
+		require.NotEmpty(t, resp.Header.Get("Retry-After"))
+		w.json("other", "name=b")
+		require.Equal(t, 503, w.get("/room/third", upgrade()).StatusCode, "two rooms are open")
+		w.json("other", "name=c")
+		resp = w.get("/room/other", upgrade())
+		require.Equal(t, 429, resp.StatusCode)
+		require.NotEmpty(t, resp.Header.Get("Retry-After"))
+		a.leave()
+		synctest.Wait()
+		w.json("small", "name=d")
+	}, hub.WithMaxClients(3), hub.WithMaxRooms(2))
+}
+
+func TestHandler(t *testing.T) {
+	handler := func(in *hub.Incoming) error {
+		switch text := string(in.Message.Data); text {
+		case "publish":
+			in.Message.Data = []byte("changed")
+		case "twice":
+			if err := in.Publish(in.Client.Context()); err != nil {
+				return err
+			}
+		case "answer":
+			if err := in.Client.Send(hub.Text("answered")); err != nil {
+				return err
+			}
+			return hub.ErrHandled
+		case "signal":
+			if err := in.Room.Broadcast(in.Client.Context(), hub.Binary([]byte{1, 2})); err != nil {
+				return err
+			}
+			return hub.ErrHandled
+		case "refuse":
+			return &hub.Refusal{Message: "mind your language"}
+		case "fail":
+			return errors.New("secret detail")
+		}
+		return nil
+	}
+	inBubble(t, func(w *world) {
+		alice, _ := w.enter("lobby", "name=alice")
+		say := func(text string) { alice.sendf(`{"type":"publish","id":%q,"data":%q}`, text, text) }
+		say("publish")
+		require.Equal(t, "changed", alice.until("message").text())
+		say("twice")
+		require.Equal(t, "twice", alice.until("message").text())
+		say("answer")
+		require.Equal(t, "answered", alice.until("signal").text())
+		require.Zero(t, alice.until("ack").Seq, "it was not published")
+		say("signal")
+		require.Equal(t, []byte{1, 2}, alice.until("signal").DataBase64)
+		say("refuse")
+		e := alice.until("error")
+		require.Equal(t, "refused", e.Code)
+		require.Equal(t, "mind your language", e.Message)
+		say("fail")
+		e = alice.until("error")
+		require.Equal(t, "refused", e.Code)
+		require.NotContains(t, e.Message, "secret")
+
+		room, _ := w.hub.Room("lobby")
+		kept, err := room.History(context.Background(), 0, 10)
+		require.NoError(t, err)
+		require.Len(t, kept, 2)
+		alice.leave()
+
+		bob := w.plain("lobby", "name=bob")
+		bob.line()
+		bob.send("answer")
+		require.Equal(t, "answered", bob.line())
+		bob.send("refuse")
+		require.Equal(t, "* your message was not sent: mind your language", bob.line())
+	}, hub.WithHandler(handler), hub.WithLogger(quiet))
+}
+
+// A service with a wire format of its own: opaque bytes in and out.
+func TestRawFormat(t *testing.T) {
+	inBubble(t, func(w *world) {
+		a, b := w.plain("lobby", ""), w.plain("lobby", "")
+		synctest.Wait()
+		a.send("\x02{opaque}\n")
+		for _, p := range []*peer{a, b} {
+			require.Equal(t, "\x02{opaque}\n", p.line())
+		}
+		room, _ := w.hub.Room("lobby")
+		require.NoError(t, room.Broadcast(context.Background(), hub.Text("signal")))
+		require.Equal(t, "signal", b.line())
+	}, hub.WithTextFormat(hub.RawText()))
+}
+
+func TestTemplates(t *testing.T) {
+	inBubble(t, func(w *world) {
+		a := w.plain("lobby", "name=alice")
+		require.Equal(t, "+alice@lobby", a.line())
+		a.send("x\n{name}")
+		require.Equal(t, "<alice> x\n    {name}", a.line())
+	}, hub.WithTextFormat(hub.TextFrom(hub.TextTemplates{Message: "<{name}> {text}", Joined: "+{name}@{room}"})))
+}
+
+func TestOnJoinAndOnLeave(t *testing.T) {
+	var mu sync.Mutex // guards log
+	var log []string
+	note := func(format string, args ...any) {
+		mu.Lock()
+		defer mu.Unlock()
+		log = append(log, fmt.Sprintf(format, args...))
+	}
+	took := func() []string {
+		mu.Lock()
+		defer mu.Unlock()
+		was := log
+		log = nil
+		return was
+	}
+	var h *hub.Hub
+	inBubble(t, func(w *world) {
+		h = w.hub
+		alice := w.plain("lobby", "name=alice")
+		require.Equal(t, "welcome alice, 1 here", alice.line(), "callbacks may call the hub")
+		alice.leave()
+		synctest.Wait()
+		require.Equal(t, []string{"join alice lobby", "leave alice lobby <nil>"}, took())
+
+		bob := w.plain("lobby", "name=bob")
+		bob.line()
+		bob.cut()
+		synctest.Wait()
+		got := took()
+		require.Equal(t, "join bob lobby", got[0])
+		require.Contains(t, got[1], "leave bob lobby hub: connection closed with 1006")
+
+		carol := w.plain("lobby", "name=kick")
+		require.Equal(t, 1008, carol.closed().Code)
+		synctest.Wait()
+		require.Equal(t, []string{"join kick lobby", "leave kick lobby hub: connection closed with 1008: begone"}, took())
+	}, hub.WithTextFormat(hub.RawText()), hub.WithOnJoin(func(c *hub.Client, r *hub.Room) {
+		note("join %s %s", c.Name(), r.Name())
+		if c.Name() == "kick" {
+			c.Close(hub.CodePolicy, "begone")
+			return
+		}
+		n := 0
+		for range c.Rooms() {
+			n++
+		}
+		if err := c.Send(hub.Text(fmt.Sprintf("welcome %s, %d here", c.Name(), h.Stats().Clients))); err != nil || n != 1 {
+			note("send: %v, rooms: %d", err, n)
+		}
+	}), hub.WithOnLeave(func(c *hub.Client, r *hub.Room, reason error) {
+		note("leave %s %s %v", c.Name(), r.Name(), reason)
+	}))
+}
+
+func TestRoomCloseAndHandle(t *testing.T) {
+	inBubble(t, func(w *world) {
+		room, err := w.hub.Room("lobby")
+		require.NoError(t, err)
+		same, err := w.hub.Room("lobby")
+		require.NoError(t, err)
+		require.Same(t, room, same)
+
+		// The handle is good however often the loop idles away.
+		for range 3 {
+			p := w.plain("lobby", "name=alice")
+			p.line()
+			require.Equal(t, 1, w.hub.Stats().Rooms)
+			n := 0
+			for m := range room.Members() {
+				require.Equal(t, "alice", m.Name)
+				n++
+			}
+			require.Equal(t, 1, n)
+			p.leave()
+			elapse(time.Minute)
+			require.Zero(t, w.hub.Stats().Rooms, "idle")
+			_, err = room.Publish(context.Background(), hub.Text("to nobody"))
+			require.NoError(t, err)
+		}
+
+		home, _ := w.enter("lobby", "name=home")
+		guest, _ := w.enter("kitchen", "name=guest")
+		guest.send(`{"type":"join","room":"lobby"}`)
+		guest.until("joined")
+		require.NoError(t, room.Close(context.Background()))
+		require.Equal(t, 1001, home.closed().Code)
+		require.Equal(t, "lobby", guest.until("left_room").Room, "it keeps its other room")
+		guest.send(`{"type":"ping"}`)
+		guest.until("pong")
+		_, err = room.Publish(context.Background(), hub.Text("x"))
+		require.ErrorIs(t, err, hub.ErrRoomClosed)
+		require.NoError(t, room.Close(context.Background()), "once is enough")
+
+		again, err := w.hub.Room("lobby")
+		require.NoError(t, err)
+		require.NotSame(t, room, again)
+		kept, err := again.History(context.Background(), 0, 10)
+		require.NoError(t, err)
+		require.Len(t, kept, 3, "what is kept stays")
+		p := w.plain("lobby", "name=new")
+		require.Equal(t, "* new joined", p.line())
+	}, hub.WithAuthorize(func(*hub.Client, string) error { return nil }))
+}
+
+func TestRoomsNotInUseAreForgotten(t *testing.T) {
+	h := hub.New()
+	r, err := h.Room("kept")
+	require.NoError(t, err)
+	pinned, err := h.Room("options", hub.WithResumeWindow(time.Second))
+	require.NoError(t, err)
+	_, err = h.Room("options", hub.WithResumeWindow(time.Minute))
+	require.ErrorContains(t, err, "in use")
+	_ = pinned
+	same, err := h.Room("kept")
+	require.NoError(t, err)
+	require.Same(t, r, same)
+	runtime.KeepAlive(r)
+	require.NoError(t, h.Shutdown(context.Background()))
+}
+
+func TestOneLineRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		room := hub.NewRoom("lobby")
+		l := memnet.Listen()
+		srv := &http.Server{Handler: room}
+		go func() { _ = srv.Serve(l) }()
+		client := &http.Client{Transport: &http.Transport{DialContext: l.DialContext}}
+		ws, _, err := wsconn.Dial(t.Context(), "ws://hub.test/", wsconn.DialOptions{HTTPClient: client})
+		require.NoError(t, err)
+		_, p, err := ws.Read(t.Context())
+		require.NoError(t, err)
+		require.Regexp(t, `^\* guest-\w+ joined$`, string(p), "a guest without a name")
+		ws.CloseNow()
+		require.NoError(t, room.Close(context.Background()))
+		require.NoError(t, srv.Close())
+	})
+	require.Panics(t, func() { hub.NewRoom("a/b") })
+}
+
+func TestUsersOfTheService(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := hub.New()
+		room, err := h.Room("lobby", hub.WithLogger(quiet))
+		require.NoError(t, err)
+		type key struct{}
+		var client *hub.Client
+		w := newWorld(t, h, http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+			r = r.WithContext(context.WithValue(r.Context(), key{}, "value"))
+			client = room.NewClient(hub.WithUser("u1"), hub.WithName("Alice"))
+			client.ServeHTTP(rw, r)
+			client.ServeHTTP(rw, r) // logs, and writes to a hijacked connection: no effect
+		}))
+		t.Cleanup(w.close)
+		p := w.json("lobby", "name=mallory&session=AAAAAAAAAAAAAAAAAAAAAA")
+		hi := p.event()
+		require.Equal(t, "u1", hi.User)
+		require.Equal(t, "Alice", hi.Name, "the query is ignored")
+		require.Empty(t, hi.Session)
+		require.Equal(t, "value", client.Context().Value(key{}), "the request's values outlive it")
+		require.NoError(t, client.Context().Err(), "its end does not reach the client")
+		require.NoError(t, client.Err())
+		client.Close(4000, "enough")
+		require.Equal(t, 4000, p.closed().Code)
+		<-client.Done()
+		require.ErrorIs(t, client.Context().Err(), context.Canceled)
+		var ce *hub.CloseError
+		require.ErrorAs(t, client.Err(), &ce)
+		require.Equal(t, hub.CloseError{Code: 4000, Reason: "enough"}, *ce)
+		require.ErrorIs(t, client.Send(hub.Text("x")), hub.ErrClosed)
+	})
+}
+
+func TestNonsensePanicsInTheConstructor(t *testing.T) {
+	for name, f := range map[string]func(){
+		"message limit": func() { hub.WithMessageLimit(0) },
+		"rate":          func() { hub.WithPublishRate(-1, 1) },
+		"burst":         func() { hub.WithPublishRate(1, 0) },
+		"queue":         func() { hub.WithQueue(1, 1) },
+		"ping":          func() { hub.WithPing(time.Minute, time.Second) },
+		"logger":        func() { hub.WithLogger(nil) },
+		"handler":       func() { hub.WithHandler(nil) },
+		"history":       func() { hub.WithHistory(-1, time.Hour) },
+		"origins":       func() { hub.WithOrigins("[") },
+		"broker":        func() { hub.WithBroker(nil) },
+	} {
+		require.Panics(t, f, name)
+	}
 }

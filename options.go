@@ -378,11 +378,11 @@ func WithMaxRooms(n int) HubOption {
 // begin with "guest:" are the hub's own. Without it the client is a guest: its user
 // comes from its session, and its name from the query.
 func WithUser(id string) ClientOption {
-	return clientOption(func(c *config) { c.user = id })
+	return clientOption(func(c *config) { c.user, c.hasUser = id, true })
 }
 
 // WithName sets the name that others see; the name in the query is then ignored. The
 // default for a client with a user is the user's id.
 func WithName(name string) ClientOption {
-	return clientOption(func(c *config) { c.name = name })
+	return clientOption(func(c *config) { c.name, c.hasName = name, true })
 }

@@ -124,7 +124,7 @@ func (m *Memory) Publish(ctx context.Context, msg *Message) (Receipt, error) {
 	}
 	if waited && once { // published by another meanwhile?
 		if first, ok := m.dedup.find(rec.dedupKey, m.now()); ok {
-			r.unlock()
+			r.release()
 			return first.repeat(rec.dedupKey)
 		}
 	}
@@ -134,12 +134,7 @@ func (m *Memory) Publish(ctx context.Context, msg *Message) (Receipt, error) {
 		rec.seq, rec.tag, rec.time, rec.at = kept.Cursor.Seq, kept.Cursor.Tag, kept.Time.UnixNano(), at
 		m.dedup.add(rec)
 	}
-	unlisted := r.bytes > 0 && !r.in[fullRooms]
-	r.unlock()
-
-	if unlisted {
-		m.list(r)
-	}
+	r.release()
 	m.tidy(at)
 	return Receipt{Cursor: kept.Cursor, Time: kept.Time}, nil
 }
@@ -182,11 +177,11 @@ func (m *Memory) Signal(ctx context.Context, s *Signal) (int, error) {
 		for _, sub := range r.subs {
 			sub.push(w)
 		}
-		r.unlock()
+		r.release()
 		return 0, nil
 	}
 	call := r.call(w)
-	r.unlock()
+	r.release()
 	select {
 	case <-call.done:
 	case <-ctx.Done():

@@ -78,7 +78,7 @@ func (l *lease) Update(ctx context.Context, name string, joined, left []Member) 
 	if l.rooms[r] = n; n == 0 {
 		delete(l.rooms, r)
 	}
-	l.m.changed(r, presence{joined: append(came, renamed...), renamed: len(renamed), left: gone})
+	r.changed(presence{joined: append(came, renamed...), renamed: len(renamed), left: gone})
 	return nil
 }
 
@@ -97,14 +97,14 @@ func (l *lease) Close(context.Context) error {
 				gone = append(gone, member)
 			}
 		}
-		l.m.changed(r, presence{left: gone})
+		r.changed(presence{left: gone})
 	}
 	l.rooms = nil
 	return nil
 }
 
-// changed tells r's subscriptions of a change, and unlocks r.
-func (m *Memory) changed(r *room, p presence) {
+// changed tells the subscriptions of a change of members, and unlocks the room.
+func (r *room) changed(p presence) {
 	if len(p.joined)+len(p.left) > 0 {
 		for _, s := range r.subs {
 			s.pushPresence(p)
@@ -113,11 +113,7 @@ func (m *Memory) changed(r *room, p presence) {
 	if len(r.members) == 0 {
 		r.members = nil
 	}
-	unlisted := !r.inUse() && !r.in[idleRooms]
-	r.unlock()
-	if unlisted {
-		m.list(r)
-	}
+	r.release()
 }
 
 // A presence is a change of a room's members that waits for a subscription. It is guarded

@@ -97,8 +97,18 @@ func (r *room) unlock() {
 	r.mu.Unlock()
 }
 
+// release is unlock for whoever may have ended the room's use, or begun its history: it
+// puts the room into the lrus to which it belongs.
+func (r *room) release() {
+	listed := (r.in[idleRooms] || r.inUse()) && (r.in[fullRooms] || r.bytes == 0)
+	r.unlock()
+	if !listed {
+		r.m.list(r)
+	}
+}
+
 // admit waits, with mu unlocked meanwhile, until no subscription is full and whoever came
-// earlier was served. On an error mu is unlocked.
+// earlier was served. On an error mu is unlocked. Whoever waited releases the room.
 func (r *room) admit(ctx context.Context) (waited bool, err error) {
 	if r.full == 0 && r.firstWaiter == nil {
 		return false, nil
@@ -133,7 +143,7 @@ func (r *room) admit(ctx context.Context) (waited bool, err error) {
 		err = ErrClosed
 	}
 	if err != nil {
-		r.unlock()
+		r.release()
 	}
 	return true, err
 }

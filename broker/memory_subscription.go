@@ -63,11 +63,7 @@ func (s *subscription) Close() {
 	}
 	s.end()
 	r.subs = slices.DeleteFunc(r.subs, func(o *subscription) bool { return o == s })
-	unlisted := !r.inUse() && !r.in[idleRooms]
-	r.unlock()
-	if unlisted {
-		r.m.list(r)
-	}
+	r.release()
 }
 
 // end closes the subscription but leaves it in room.subs.

@@ -260,3 +260,27 @@ func TestMemoryPresenceBounded(t *testing.T) {
 	require.Len(t, got, 4, "events")
 	check(t, m)
 }
+
+// A room that only a waiter still used can be forgotten once that is through.
+func TestMemoryForgetsAfterWaiter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := NewMemory(WithWaiting(1, 1<<20), WithRooms(1))
+		s, err := m.Subscribe(ctx, "lobby")
+		require.NoError(t, err)
+		publish(t, m, "lobby", "hello")
+		through := make(chan error, 1)
+		go func() {
+			_, err := m.Publish(ctx, &Message{Room: "lobby"})
+			through <- err
+		}()
+		synctest.Wait()
+		_, err = m.Publish(ctx, &Message{Room: "other"})
+		require.ErrorIs(t, err, ErrBusy, "Publish while the only room is in use")
+		s.Close()
+		require.NoError(t, <-through)
+		synctest.Wait()
+		check(t, m)
+		publish(t, m, "other", "hello")
+		require.Equal(t, -1, kept(m, "lobby"), "messages of the forgotten room")
+	})
+}

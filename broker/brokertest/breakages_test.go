@@ -89,7 +89,7 @@ func onLease(l brokenLease) func() hooks {
 	}
 }
 
-// once is a state of a hook: what was first stored for a key.
+// firsts is a hook's memory: what came first under a key.
 type firsts[T any] struct {
 	mu sync.Mutex // guards m
 	m  map[string]T
@@ -482,7 +482,6 @@ var breakages = []breakage{
 	})},
 	{name: "presence is kept", fails: "Presence/NoHistory", hooks: func() hooks {
 		var h hooks
-		h.lease = func(l broker.Lease) broker.Lease { return l }
 		var inner seam
 		h.head = func(c ctx, b seam, room string) (broker.Cursor, error) {
 			inner = b

@@ -35,11 +35,12 @@ type client struct {
 	input <-chan string    // lines of the user, closed at their end
 	quit  <-chan os.Signal // the first one leaves, the second one at once
 	wait  bool             // a full outbox takes no input; else the line is refused
-	grace time.Duration    // after the end of input, for what waits
+	grace time.Duration    // after the end of input, for the server to take the next of what waits
 
 	out     outbox
 	failed  int // lines that the server did not take, or that got lost
 	plain   bool
+	user    string // as the server calls us
 	session string
 	cursor  string
 
@@ -111,6 +112,7 @@ func (c *client) run(ctx context.Context) error {
 			}
 			c.grace = min(c.grace, 5*time.Second)
 			c.leave()
+			c.grace = 0
 			if !c.before {
 				return nil
 			}
@@ -147,7 +149,10 @@ func (c *client) step(ctx context.Context, now time.Time) (wake time.Time, end b
 	for c.ready && !c.closing {
 		ln, ok, again := c.out.next(now)
 		if !ok {
-			due(again)
+			if !again.IsZero() {
+				due(again)
+				c.patience(again)
+			}
 			break
 		}
 		c.publish(ln)
@@ -221,6 +226,13 @@ func isExit(text string) bool { return strings.TrimSpace(text) == "exit" }
 func (c *client) leave() {
 	if c.deadline.IsZero() {
 		c.deadline = time.Now().Add(c.grace)
+	}
+}
+
+// patience moves the end of leaving: at t the server took a line, or will.
+func (c *client) patience(t time.Time) {
+	if end := t.Add(c.grace); !c.deadline.IsZero() && c.grace > 0 && end.After(c.deadline) {
+		c.deadline = end
 	}
 }
 

@@ -130,6 +130,7 @@ func (s *screen) String() string {
 // typing is an editor whose keys come from type, and whose lines end up in lines.
 type typing struct {
 	*editor
+	s     *screen
 	keys  *io.PipeWriter
 	lines chan string
 	errs  chan error
@@ -137,7 +138,7 @@ type typing struct {
 
 func newTyping(t *testing.T, s *screen) *typing {
 	r, w := io.Pipe()
-	k := &typing{editor: newEditor(r, s, s.size), keys: w, lines: make(chan string, 10), errs: make(chan error, 1)}
+	k := &typing{editor: newEditor(r, s, s.size), s: s, keys: w, lines: make(chan string, 10), errs: make(chan error, 1)}
 	k.SetPrompt("> ")
 	go func() {
 		for {
@@ -161,6 +162,25 @@ func (k *typing) press(keys string) {
 	}
 	io.WriteString(k.keys, "\x1b[Z") // a key that does nothing
 	io.WriteString(k.keys, "\x1b[Z")
+}
+
+// shows returns what is on the screen, and the cursor's column.
+func (k *typing) shows() (string, int) {
+	k.mu.Lock() // of the editor: it may be drawing what is there anew
+	defer k.mu.Unlock()
+	return k.s.String(), k.s.x
+}
+
+func (k *typing) resize(width int) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.s.resize(width)
+}
+
+func (k *typing) require(t *testing.T, want string) {
+	t.Helper()
+	got, _ := k.shows()
+	require.Equal(t, want, got)
 }
 
 func TestEditor(t *testing.T) {
@@ -205,14 +225,15 @@ func TestNobodyInterruptsALine(t *testing.T) {
 	k := newTyping(t, s)
 	k.press("日本語を書い")
 	k.Print("bob: hello")
-	require.Equal(t, "bob: hello\n> 日本語を書い", s.String())
+	k.require(t, "bob: hello\n> 日本語を書い")
 	k.press("ている")
 	k.Print("bob: " + strings.Repeat("long ", 10))
 	k.Print("bob: two\n    lines")
-	require.Equal(t, "bob: hello\nbob: "+strings.TrimSpace(strings.Repeat("long ", 7))+"\nlong long long\nbob: two\n    lines\n> 日本語を書いている", s.String())
+	k.require(t, "bob: hello\nbob: "+strings.TrimSpace(strings.Repeat("long ", 7))+"\nlong long long\nbob: two\n    lines\n> 日本語を書いている")
 	k.press("\r")
 	require.Equal(t, "日本語を書いている", <-k.lines)
-	require.True(t, strings.HasSuffix(s.String(), "    lines\n>"), "got %q", s.String())
+	got, _ := k.shows()
+	require.True(t, strings.HasSuffix(got, "    lines\n>"), "got %q", got)
 }
 
 // TestLongLine: a line longer than the terminal takes one row, with the part around the
@@ -222,20 +243,22 @@ func TestLongLine(t *testing.T) {
 	k := newTyping(t, s)
 	long := "abcdefghijklmnopqrstuvwxyz"
 	k.press(long)
-	require.Equal(t, "> klmnopqrstuvwxyz", s.String())
+	k.require(t, "> klmnopqrstuvwxyz")
 	k.Print("bob: hi")
-	require.Equal(t, "bob: hi\n> klmnopqrstuvwxyz", s.String())
+	k.require(t, "bob: hi\n> klmnopqrstuvwxyz")
 	k.press("\x01") // home
-	require.Equal(t, "bob: hi\n> abcdefghijklmnopq", s.String())
-	require.Equal(t, 2, s.x)
+	k.require(t, "bob: hi\n> abcdefghijklmnopq")
+	_, x := k.shows()
+	require.Equal(t, 2, x)
 	k.press("\x1b[C\x1b[C_")
-	require.Equal(t, "bob: hi\n> ab_cdefghijklmnop", s.String())
-	require.Equal(t, 5, s.x)
+	k.require(t, "bob: hi\n> ab_cdefghijklmnop")
+	_, x = k.shows()
+	require.Equal(t, 5, x)
 	k.press("\r")
 	require.Equal(t, "ab_cdefghijklmnopqrstuvwxyz", <-k.lines)
 
 	k.press(strings.Repeat("語", 30))
-	require.Equal(t, "bob: hi\n> "+strings.Repeat("語", 8), s.String())
+	k.require(t, "bob: hi\n> "+strings.Repeat("語", 8))
 	k.press("\r")
 	require.Equal(t, strings.Repeat("語", 30), <-k.lines)
 }
@@ -246,14 +269,14 @@ func TestNarrower(t *testing.T) {
 	k := newTyping(t, s)
 	k.Print("bob: hi")
 	k.press("the quick brown fox jumps")
-	s.resize(16)
-	require.Equal(t, "bob: hi\n> the quick brow\nn fox jumps", s.String())
+	k.resize(16)
+	k.require(t, "bob: hi\n> the quick brow\nn fox jumps")
 	k.Print("bob: still here")
-	require.Equal(t, "bob: hi\nbob: still here\n> wn fox jumps", s.String())
-	s.resize(40)
+	k.require(t, "bob: hi\nbob: still here\n> wn fox jumps")
+	k.resize(40)
 	k.press("!")
-	require.Equal(t, "bob: hi\nbob: still here\n> the quick brown fox jumps!", strings.ReplaceAll(s.String(), "wn fox jumps!", "the quick brown fox jumps!"))
-	s.resize(3)
+	k.require(t, "bob: hi\nbob: still here\n> the quick brown fox jumps!")
+	k.resize(3)
 	k.Print("x")
 	io.WriteString(k.keys, "\x03")
 	require.ErrorIs(t, <-k.errs, errInterrupt)
@@ -265,7 +288,7 @@ func TestHide(t *testing.T) {
 	k.press("half a line")
 	k.Hide()
 	k.Print("* left")
-	require.Equal(t, "* left", s.String())
+	k.require(t, "* left")
 }
 
 func FuzzEditor(f *testing.F) {

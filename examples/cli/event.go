@@ -29,7 +29,6 @@ type event struct {
 	Seq     uint64
 	From    member
 	Member  member
-	To      *struct{}
 
 	Data       json.RawMessage
 	DataBase64 []byte `json:"data_base64"`
@@ -42,10 +41,18 @@ type event struct {
 	MemberCount int `json:"member_count"`
 	Limits      limits
 
-	Before           uint64 // gap
+	After, Before    uint64 // gap
 	Missed           *int   // gap
 	RetryAfterMS     int64  `json:"retry_after_ms"`
 	ReconnectAfterMS int64  `json:"reconnect_after_ms"`
+}
+
+// said is a line of a conversation. Nobody's name begins with "*".
+func (e *event) said() string {
+	if e.From == (member{}) { // the service itself
+		return "* " + e.text()
+	}
+	return e.From.String() + ": " + e.text()
 }
 
 // text is an event's data as a person reads it.
@@ -74,25 +81,33 @@ func (c *client) event(data string) {
 		c.welcome(&e)
 	case "message":
 		c.seq, c.cursor = e.Seq, e.Cursor
-		c.say(e.From.String() + ": " + e.text())
+		c.say(e.said())
 	case "direct":
 		c.say("* " + e.From.String() + " (to you): " + e.text())
 	case "signal":
 		c.say("* " + e.text())
 	case "joined":
-		c.say("* " + e.Member.String() + " joined")
+		if e.Member.User != c.user {
+			c.say("* " + e.Member.String() + " joined")
+		}
 	case "left":
-		c.say("* " + e.Member.String() + " left")
+		if e.Member.User != c.user {
+			c.say("* " + e.Member.String() + " left")
+		}
 	case "ack":
 		c.out.done(e.ID)
 		c.acked = max(c.acked, e.Seq)
+		c.patience(time.Now())
 	case "error":
 		c.problem(&e)
 	case "gap":
 		if e.Cursor != "" {
 			c.cursor = e.Cursor
 		}
-		c.seq = max(c.seq, e.Before-1)
+		if e.Before <= e.After { // another history
+			c.acked = 0
+		}
+		c.seq = max(e.Before, 1) - 1
 		if e.Missed != nil {
 			c.say(fmt.Sprintf("* missed here: %d, no longer kept by the server", *e.Missed))
 		} else {
@@ -121,7 +136,7 @@ func (c *client) welcome(e *event) {
 	if e.Recovery == "reset" {
 		c.acked = 0 // seqs of two histories can't be compared
 	}
-	c.session, c.cursor, c.seq = e.Session, e.Cursor, e.Seq
+	c.user, c.session, c.cursor, c.seq = e.User, e.Session, e.Cursor, e.Seq
 	c.open(e.Limits, same)
 }
 
@@ -129,29 +144,36 @@ func (c *client) welcome(e *event) {
 func company(e *event) string {
 	const most = 8
 	var names []string
+	more := e.MemberCount - len(e.Members) // the list has a bound
 	for _, m := range e.Members {
-		if m.User != e.User && len(names) < most {
+		switch {
+		case m.User == e.User:
+		case len(names) < most:
 			names = append(names, m.String())
+		default:
+			more++
 		}
 	}
-	if len(names) == 0 {
+	switch {
+	case len(names) == 0:
 		return ", nobody else is here"
+	case more > 0:
+		return fmt.Sprintf(", with %s and %d more", strings.Join(names, ", "), more)
 	}
-	s := ", with " + strings.Join(names, ", ")
-	if more := e.MemberCount - 1 - len(names); more > 0 {
-		s += fmt.Sprintf(" and %d more", more)
-	}
-	return s
+	return ", with " + strings.Join(names, ", ")
 }
 
 // problem takes an error event: some of them go away with time.
 func (c *client) problem(e *event) {
 	after := time.Duration(e.RetryAfterMS) * time.Millisecond
+	if after <= 0 {
+		after = firstDelay
+	}
 	switch {
 	case e.Code == "out_of_order" && e.ID != "":
-		c.out.again(time.Now(), e.ID, after)
+		c.out.again(time.Now(), e.ID, 0) // the refusal before it said how long
 	case (e.Code == "rate" || e.Code == "busy" || e.Code == "draining" || e.Code == "unavailable") && e.ID != "":
-		c.out.again(time.Now(), e.ID, max(after, 100*time.Millisecond))
+		c.out.again(time.Now(), e.ID, after)
 	case e.ID != "":
 		c.refused(e.ID, cleanName(e.Message))
 	default:

@@ -221,9 +221,11 @@ func TestPlainServer(t *testing.T) {
 func TestPlainServerReconnect(t *testing.T) {
 	s := &plainServer{}
 	p := start(t, "-addr", s.start(t), "-name", "alice")
+	<-s.joined
 	io.WriteString(p.in, "one\n")
 	require.Empty(t, p.until(t, "alice: one"))
 	s.cut()
+	<-s.joined
 	io.WriteString(p.in, "two\n")
 	require.Empty(t, p.until(t, "alice: two"))
 	p.in.Close()
@@ -296,7 +298,7 @@ func TestReconnect(t *testing.T) {
 	p := start(t, "-addr", s.addr, "-name", "alice")
 	<-s.joined
 	s.say(t, "one")
-	p.until(t, ": one")
+	p.until(t, "* one")
 	s.listener.cut()
 	for i := range 50 {
 		s.say(t, fmt.Sprint("missed ", i))
@@ -330,13 +332,13 @@ func TestGap(t *testing.T) {
 	p := start(t, "-addr", s.addr, "-name", "alice")
 	<-s.joined
 	s.say(t, "one")
-	p.until(t, ": one")
+	p.until(t, "* one")
 	s.listener.cut()
 	for i := range 10 {
 		s.say(t, fmt.Sprint(i))
 	}
-	before := p.until(t, ": 9")
-	require.Equal(t, []string{"* missed here: 7, no longer kept by the server", ": 7", ": 8"}, before)
+	before := p.until(t, "* 9")
+	require.Equal(t, []string{"* missed here: 7, no longer kept by the server", "* 7", "* 8"}, before)
 	p.in.Close()
 	_, code := p.wait()
 	require.Equal(t, 0, code, p.stderr.String())

@@ -19,6 +19,7 @@ import (
 type plainServer struct {
 	refuse bool // those who offer a subprotocol
 	limit  int  // bytes of a message; more closes with 1009; 0: none
+	joined chan struct{}
 
 	mu    sync.Mutex // guards conns, and keeps a frame in one piece
 	conns map[net.Conn]bool
@@ -26,6 +27,7 @@ type plainServer struct {
 
 func (s *plainServer) start(t *testing.T) (addr string) {
 	s.conns = make(map[net.Conn]bool)
+	s.joined = make(chan struct{}, 100)
 	srv := httptest.NewServer(s)
 	t.Cleanup(func() { s.cut(); srv.Close() })
 	return srv.Listener.Addr().String()
@@ -60,6 +62,7 @@ func (s *plainServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	s.conns[conn] = true
 	s.mu.Unlock()
+	s.joined <- struct{}{}
 	s.serve(conn, rw.Reader, name)
 	s.mu.Lock()
 	delete(s.conns, conn)

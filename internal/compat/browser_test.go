@@ -127,7 +127,7 @@ func enter(t *testing.T, browser context.Context, addr, name string) (tab contex
 	run(t, tab, chromedp.Navigate("http://"+addr+"/"))
 	run(t, tab, chromedp.Clear("#name")) // the last one's, in the same browser
 	run(t, tab, chromedp.SendKeys("#name", name+"\r"))
-	run(t, tab, chromedp.WaitVisible("#state.on"))
+	until(t, tab, `document.querySelector("#state").classList.contains("on")`)
 	until(t, tab, inMembers, name)
 	return tab, cancel
 }
