@@ -263,10 +263,12 @@ func (h *Hub) Room(name string, opts ...RoomOption) (*Room, error) {
 	}
 	if cfg.historySet {
 		m, ok := h.broker.(interface {
-			SetRetention(room string, messages int, age time.Duration)
+			SetRetention(room string, messages int, age time.Duration) error
 		})
 		need(ok, "WithHistory is for the in-memory broker: with WithBroker, the broker has its own retention")
-		m.SetRetention(name, cfg.history, cfg.historyAge)
+		if err := m.SetRetention(name, cfg.history, cfg.historyAge); err != nil {
+			return nil, fmt.Errorf("hub: room %q: %w", name, err)
+		}
 	}
 	r := &Room{hub: h, name: name, cfg: cfg}
 	h.rooms[name] = newRoomRef(r, len(opts) > 0)

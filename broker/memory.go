@@ -70,13 +70,16 @@ func NewMemory(opts ...MemoryOption) *Memory {
 
 // SetRetention sets what one room keeps, in place of [WithRetention], until it is set again;
 // what [WithRetention] says ends it. Negative values panic. As many rooms may have their own as
-// [WithRooms] allows; a further one is left as it is.
-func (m *Memory) SetRetention(name string, messages int, age time.Duration) {
+// [WithRooms] allows; a further one is [ErrBusy].
+func (m *Memory) SetRetention(name string, messages int, age time.Duration) error {
 	ret := newRetention(messages, age)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if _, ok := m.own[name]; m.closed || !ok && len(m.own) >= m.o.rooms {
-		return
+	if m.closed {
+		return ErrClosed
+	}
+	if _, ok := m.own[name]; !ok && len(m.own) >= m.o.rooms {
+		return ErrBusy
 	}
 	own := &ret
 	m.own[name] = own
@@ -91,6 +94,7 @@ func (m *Memory) SetRetention(name string, messages int, age time.Duration) {
 		r.own = own
 		r.expire(m.now())
 	}
+	return nil
 }
 
 // Publish implements [Broker]. Where it had to wait, an error that wraps the context's wraps

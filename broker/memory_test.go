@@ -229,8 +229,8 @@ func TestMemoryKeepsNothing(t *testing.T) {
 func TestMemorySetRetention(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := NewMemory(WithRetention(10, time.Hour), WithRooms(2))
-		m.SetRetention("long", 20, 3*time.Hour)
-		m.SetRetention("short", 5, time.Minute)
+		require.NoError(t, m.SetRetention("long", 20, 3*time.Hour))
+		require.NoError(t, m.SetRetention("short", 5, time.Minute))
 		for range 30 {
 			publish(t, m, "long", "hello")
 			publish(t, m, "short", "hello")
@@ -242,9 +242,9 @@ func TestMemorySetRetention(t *testing.T) {
 		require.Len(t, since(t, m, "long", Cursor{}).Messages, 20, "messages of the long one")
 		require.Empty(t, since(t, m, "short", Cursor{}).Messages, "messages of the short one")
 
-		m.SetRetention("long", 3, 3*time.Hour)
+		require.NoError(t, m.SetRetention("long", 3, 3*time.Hour))
 		require.Equal(t, 3, kept(m, "long"), "messages of the long one")
-		m.SetRetention("long", 0, 0)
+		require.NoError(t, m.SetRetention("long", 0, 0))
 		require.Equal(t, 0, kept(m, "long"), "messages of the long one")
 		check(t, m)
 
@@ -256,13 +256,13 @@ func TestMemorySetRetention(t *testing.T) {
 			publish(t, m, "short", "hello")
 		}
 		require.Equal(t, 5, kept(m, "short"), "messages of the short one")
-		m.SetRetention("another", 1, 0)
+		require.NoError(t, m.SetRetention("another", 1, 0))
 		require.Len(t, m.own, 2, "rooms with a retention of their own")
-		m.SetRetention("short", 10, time.Hour)
+		require.NoError(t, m.SetRetention("short", 10, time.Hour))
 		require.Len(t, m.own, 1, "rooms with a retention of their own")
-		m.SetRetention("another", 1, 0)
+		require.NoError(t, m.SetRetention("another", 1, 0))
 		require.Len(t, m.own, 2, "rooms with a retention of their own")
-		require.Panics(t, func() { m.SetRetention("short", -1, 0) })
+		require.Panics(t, func() { _ = m.SetRetention("short", -1, 0) })
 	})
 }
 

@@ -133,6 +133,9 @@ func (e *editor) appendLine(b []byte) []byte {
 	for columns(e.line[e.start:e.pos]) > room-1 { // a column for the cursor itself
 		e.start++
 	}
+	for e.start > 0 && columns(e.line[e.start-1:]) < room { // room on the right: show more on the left
+		e.start--
+	}
 	end := e.pos
 	for end < len(e.line) && columns(e.line[e.start:end+1]) <= room {
 		end++

@@ -36,7 +36,7 @@ func command(t *testing.T, args ...string) *exec.Cmd {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	t.Cleanup(cancel)
 	cmd := exec.CommandContext(ctx, os.Args[0], args...)
-	cmd.Env = append(os.Environ(), "HUB_TEST_CLI=1")
+	cmd.Env = append(os.Environ(), "HUB_TEST_CLI=1", "GORACE=atexit_sleep_ms=0")
 	return cmd
 }
 

@@ -183,22 +183,26 @@ func (p gobwasPeer) Send(text string) error { return wsutil.WriteClientText(p.Co
 func (p gobwasPeer) Recv() (string, error) {
 	p.SetReadDeadline(time.Now().Add(patience))
 	for {
-		f, err := ws.ReadFrame(p)
+		h, err := ws.ReadHeader(p)
 		if err != nil {
 			return "", err
 		}
-		if err := ws.CheckHeader(f.Header, ws.StateClientSide); err != nil {
+		if err := ws.CheckHeader(h, ws.StateClientSide); err != nil {
 			return "", err
 		}
-		switch f.Header.OpCode {
+		payload := make([]byte, h.Length)
+		if _, err := io.ReadFull(p, payload); err != nil {
+			return "", err
+		}
+		switch h.OpCode {
 		case ws.OpText:
-			return string(f.Payload), nil
+			return string(payload), nil
 		case ws.OpPing:
-			if err := ws.WriteFrame(p.Conn, ws.MaskFrame(ws.NewPongFrame(f.Payload))); err != nil {
+			if err := ws.WriteFrame(p.Conn, ws.MaskFrame(ws.NewPongFrame(payload))); err != nil {
 				return "", err
 			}
 		case ws.OpClose:
-			code, reason := ws.ParseCloseFrameData(f.Payload)
+			code, reason := ws.ParseCloseFrameData(payload)
 			answer := ws.NewCloseFrame(ws.NewCloseFrameBody(code, ""))
 			ws.WriteFrame(p.Conn, ws.MaskFrame(answer)) // fails where this is an answer
 			p.Conn.Close()

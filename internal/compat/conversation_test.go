@@ -194,6 +194,8 @@ func answeredWith(p peer) (int, error) {
 	}
 }
 
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
 func TestConversation(t *testing.T) {
 	for where, mount := range mounts {
 		for what, dial := range dialers {

@@ -87,8 +87,8 @@ func TestSameOrigin(t *testing.T) {
 			conn, _, err := d.Dial(to.url+"?name=alice", http.Header{"Origin": {page}})
 			require.NoError(t, err)
 			<-saw.joined
-			require.NoError(t, h.Shutdown(context.Background()))
 			require.NoError(t, conn.Close())
+			require.NoError(t, h.Shutdown(context.Background()))
 		})
 	}
 }
@@ -148,7 +148,6 @@ func TestBinary(t *testing.T) {
 	to := mountServer(t, h)
 	conn, _, err := websocket.DefaultDialer.Dial(to.url+"?name=alice", nil)
 	require.NoError(t, err)
-	defer conn.Close()
 	<-saw.joined
 	sent := []byte{0, 0xff, 0xfe, '\n', 0x80}
 	require.NoError(t, conn.WriteMessage(websocket.BinaryMessage, sent))
@@ -160,5 +159,6 @@ func TestBinary(t *testing.T) {
 			break
 		}
 	}
+	require.NoError(t, conn.Close())
 	require.NoError(t, h.Shutdown(context.Background()))
 }

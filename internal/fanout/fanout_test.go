@@ -1,0 +1,229 @@
+package fanout
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/chathub-go/hub/internal/wsconn"
+)
+
+// A sink notes what it gets. Its worker alone writes; tests read after a barrier.
+type sink struct {
+	got   []string
+	must  int
+	block chan struct{} // where not nil, Receive waits for it: a worker held up
+}
+
+func (s *sink) Receive(b *Batches, must bool) {
+	if s.block != nil {
+		<-s.block
+	}
+	if must {
+		s.must++
+	}
+	for _, f := range b[0].Frames {
+		s.got = append(s.got, string(f.Bytes))
+	}
+}
+
+func say(s string) *Batches {
+	return &Batches{wsconn.NewBatch(&wsconn.Frame{Bytes: []byte(s)})}
+}
+
+// barrier waits until all that was sent was handed over.
+func barrier(g *Group) {
+	done := make(chan struct{})
+	g.Flush(func() { close(done) })
+	<-done
+}
+
+func TestMemberGetsExactlyWhatIsItsOwn(t *testing.T) {
+	p := NewPool(2)
+	defer p.Close()
+	g := p.NewGroup()
+	s := &sink{}
+	m := NewMember(s, 7)
+	g.Send(say("before"), nil)
+	g.Add(m, say("welcome"))
+	g.Send(say("not live"), nil)
+	g.SendAll(say("presence"))
+	g.SendTo(m, say("direct"))
+	g.Live(m, say("tail"))
+	g.Send(say("message"), nil)
+	g.Send(say("own typing"), m)
+	g.Remove(m, say("bye"))
+	g.Send(say("after"), nil)
+	g.SendTo(m, say("direct, too late"))
+	barrier(g)
+	require.Equal(t, []string{"welcome", "presence", "direct", "tail", "message", "bye"}, s.got)
+	require.Equal(t, 3, s.must, "welcome, tail, bye")
+	g.Remove(m, nil) // once more does nothing
+	barrier(g)
+}
+
+// Random joins and leaves among sends: each member has what was sent between its own,
+// in order. A model of one slice a member is the judge.
+func TestAgainstAModel(t *testing.T) {
+	for seed := range uint64(30) {
+		r := rand.New(rand.NewPCG(seed, 0))
+		p := NewPool(3)
+		g := p.NewGroup()
+		type pair struct {
+			s    *sink
+			m    *Member
+			want []string
+			in   bool
+		}
+		var all []*pair
+		for i := range 2000 {
+			switch n := r.IntN(10); {
+			case n < 3 && len(all) < 600:
+				s := &sink{}
+				x := &pair{s: s, m: NewMember(s, r.Uint32()), in: true}
+				all = append(all, x)
+				g.Add(x.m, nil)
+				g.Live(x.m, nil)
+			case n < 4 && len(all) > 0:
+				if x := all[r.IntN(len(all))]; x.in {
+					x.in = false
+					g.Remove(x.m, nil)
+				}
+			default:
+				msg := fmt.Sprint(i)
+				g.Send(say(msg), nil)
+				for _, x := range all {
+					if x.in {
+						x.want = append(x.want, msg)
+					}
+				}
+			}
+		}
+		barrier(g)
+		for i, x := range all {
+			require.Equal(t, x.want, x.s.got, "seed %d, member %d", seed, i)
+		}
+		p.Close()
+	}
+}
+
+// A room of thousands is served in slices: one of two does not wait for all of it.
+func TestLargeRoomDoesNotHoldUpSmallOne(t *testing.T) {
+	p := NewPool(1)
+	defer p.Close()
+	var served atomic.Int64
+	large, small := p.NewGroup(), p.NewGroup()
+	for range 100 * slice {
+		m := NewMember(receiver(func() { served.Add(1) }), 0)
+		large.Add(m, nil)
+		large.Live(m, nil)
+	}
+	var at int64
+	m := NewMember(receiver(func() { at = served.Load() }), 0)
+	small.Add(m, nil)
+	small.Live(m, nil)
+	barrier(large)
+	barrier(small)
+	hold := make(chan struct{})
+	large.Then(NewMember(nil, 0), func() { <-hold }) // both rooms have work when the worker goes on
+	large.Send(say("large"), nil)
+	small.Send(say("small"), nil)
+	close(hold)
+	barrier(small)
+	barrier(large)
+	require.EqualValues(t, 100*slice, served.Load())
+	require.LessOrEqual(t, at, int64(2*slice))
+}
+
+type receiver func()
+
+func (f receiver) Receive(*Batches, bool) { f() }
+
+func TestFullAndReady(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := NewPool(2)
+		g := p.NewGroup()
+		held, free := &sink{block: make(chan struct{})}, &sink{}
+		for key, s := range []*sink{held, free} {
+			m := NewMember(s, uint32(key))
+			g.Add(m, nil)
+			g.Live(m, nil)
+		}
+		for range MaxJobs {
+			require.False(t, g.Full())
+			g.Send(say("x"), nil)
+		}
+		require.True(t, g.Full(), "one worker is held up")
+		synctest.Wait()
+		require.Len(t, free.got, MaxJobs, "the other is not")
+		close(held.block)
+		for g.Full() {
+			<-g.Ready()
+		}
+		barrier(g)
+		require.Len(t, held.got, MaxJobs)
+		p.Close()
+	})
+}
+
+// Many rooms on one pool, from many loops.
+func TestManyGroups(t *testing.T) {
+	p := NewPool(2)
+	defer p.Close()
+	var wg sync.WaitGroup
+	for range 50 {
+		wg.Go(func() {
+			g := p.NewGroup()
+			var sinks []*sink
+			for i := range 20 {
+				s := &sink{}
+				sinks = append(sinks, s)
+				m := NewMember(s, uint32(i))
+				g.Add(m, nil)
+				g.Live(m, nil)
+			}
+			for i := range 100 {
+				g.Send(say(fmt.Sprint(i)), nil)
+			}
+			barrier(g)
+			for _, s := range sinks {
+				if len(s.got) != 100 || s.got[99] != "99" {
+					t.Errorf("got %d, last %q", len(s.got), s.got[len(s.got)-1])
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// Nothing is allocated for a delivery; what a send allocates does not grow with the room.
+func BenchmarkSend(b *testing.B) {
+	for _, n := range []int{10, 1000, 10000} {
+		b.Run(fmt.Sprintf("members=%d", n), func(b *testing.B) {
+			p := NewPool(0)
+			defer p.Close()
+			g := p.NewGroup()
+			for i := range n {
+				m := NewMember(receiver(func() {}), uint32(i))
+				g.Add(m, nil)
+				g.Live(m, nil)
+			}
+			barrier(g)
+			batch := say("hello")
+			b.ReportAllocs()
+			for b.Loop() {
+				g.Send(batch, nil)
+				for g.Full() {
+					<-g.Ready()
+				}
+			}
+			barrier(g)
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(n), "ns/delivery")
+		})
+	}
+}
