@@ -256,7 +256,7 @@ func TestMemorySetRetention(t *testing.T) {
 			publish(t, m, "short", "hello")
 		}
 		require.Equal(t, 5, kept(m, "short"), "messages of the short one")
-		require.NoError(t, m.SetRetention("another", 1, 0))
+		require.ErrorIs(t, m.SetRetention("another", 1, 0), ErrBusy)
 		require.Len(t, m.own, 2, "rooms with a retention of their own")
 		require.NoError(t, m.SetRetention("short", 10, time.Hour))
 		require.Len(t, m.own, 1, "rooms with a retention of their own")
