@@ -681,7 +681,7 @@ func (c *Client) explain(cmd *wire.Command, err error, handler bool) *wire.Error
 	var refusal *Refusal
 	switch {
 	case errors.As(err, &refusal):
-		e.Code, e.Message, e.RetryAfter = wire.CodeRefused, refusal.Message, refusal.RetryAfter
+		e.Code, e.Message = wire.CodeRefused, refusal.Message
 	case errors.Is(err, broker.ErrIDReused):
 		e.Code, e.Message = wire.CodeIDReused, "this id was used for another message"
 	case errors.Is(err, broker.ErrTooLarge):
@@ -812,7 +812,7 @@ func (c *Client) history(cmd *wire.Command) {
 
 // welcome makes the first event in a room; none on the plain door. It runs on the
 // room's loop.
-func (c *Client) welcome(r *Room, recovery string, start broker.Cursor, members []broker.Member, count int) *wsconn.Frame {
+func (c *Client) welcome(r *Room, recovery string, history int, start broker.Cursor, members []broker.Member, count int) *wsconn.Frame {
 	if c.door != room.JSON {
 		return nil
 	}
@@ -827,7 +827,7 @@ func (c *Client) welcome(r *Room, recovery string, start broker.Cursor, members 
 			DedupWindowMS:  c.hub.dedupWindow().Milliseconds(),
 			ResumeWindowMS: r.cfg.resumeWindow.Milliseconds(),
 			PingMS:         c.cfg.pingAfter.Milliseconds(),
-			History:        r.cfg.history,
+			History:        history,
 			Rooms:          c.cfg.roomsPerClient,
 		},
 	}

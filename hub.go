@@ -112,9 +112,9 @@ func (e *CloseError) Error() string {
 }
 
 // A Refusal is for [WithHandler] to refuse a message with words for its client.
+// It is final for that message: the client will not send it again by itself.
 type Refusal struct {
-	Message    string        // what the client is told
-	RetryAfter time.Duration // in the error event; 0 says nothing. A refusal is final for that id.
+	Message string // what the client is told
 }
 
 func (e *Refusal) Error() string { return "hub: refused: " + e.Message }
@@ -618,10 +618,22 @@ func (h *Hub) retired(r *Room) {
 	}
 }
 
-// dedupWindow is how long the broker remembers ids.
+// dedupWindow is for how long the broker remembers ids; 0 where it does not say.
 func (h *Hub) dedupWindow() time.Duration {
 	if b, ok := h.broker.(interface{ DedupWindow() time.Duration }); ok {
 		return b.DedupWindow()
 	}
-	return h.cfg.dedupWindow
+	return 0
+}
+
+// history is how many messages the broker keeps of a room; 0 where it does not say.
+func (h *Hub) history(room string) int {
+	b, ok := h.broker.(interface {
+		Retention(room string) (messages int, age time.Duration)
+	})
+	if !ok {
+		return 0
+	}
+	n, _ := b.Retention(room)
+	return n
 }

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"regexp"
 	"runtime"
 	"strings"
 	"sync"
@@ -1390,4 +1391,120 @@ func TestNonsensePanicsInTheConstructor(t *testing.T) {
 	} {
 		require.Panics(t, f, name)
 	}
+}
+
+// docs/protocol.md is what the server does: each event that it really sends has the fields
+// that the page lists, all of those that are not optional, and no other; and every event
+// of the page is sent.
+func TestProtocolDocument(t *testing.T) {
+	fields, optional := documentedEvents(t)
+	seen := map[string]bool{}
+	check := func(line string) string {
+		var e map[string]json.RawMessage
+		require.NoError(t, json.Unmarshal([]byte(line), &e), line)
+		var typ string
+		require.NoError(t, json.Unmarshal(e["type"], &typ), line)
+		require.Contains(t, fields, typ, "an event that docs/protocol.md lacks")
+		seen[typ] = true
+		delete(e, "type")
+		for name := range e {
+			require.Contains(t, fields[typ], name, "%s has a field that docs/protocol.md lacks: %s", typ, line)
+		}
+		for name := range fields[typ] {
+			if _, ok := e[name]; !ok && !optional[typ][name] {
+				require.Fail(t, "a field is missing", "%s: %s: %s", typ, name, line)
+			}
+		}
+		return typ
+	}
+	inBubble(t, func(w *world) {
+		until := func(p *peer, typ string) {
+			for check(p.line()) != typ {
+			}
+		}
+		alice := w.json("lobby", "name=alice")
+		until(alice, "joined")
+		bob := w.json("lobby", "name=bob")
+		until(bob, "joined")
+		for _, step := range [][2]string{
+			{`{"type":"publish","id":"1","data":"x"}`, "ack"},
+			{`{"type":"publish","id":"1","data":"x"}`, "ack"},
+			{`{"type":"publish","id":"1","data":"y"}`, "error"},
+			{`{"type":"publish","data_base64":"AAE="}`, "message"},
+			{`{"type":"presence","id":"p"}`, "presence"},
+			{`{"type":"history","id":"h","limit":5}`, "history"},
+			{`{"type":"ping","id":"p"}`, "pong"},
+			{`{"type":"join","id":"j","room":"other"}`, "welcome"},
+			{`{"type":"leave","id":"l","room":"other"}`, "left_room"},
+			{`{"type":"nonsense","id":"n"}`, "error"},
+		} {
+			alice.send(step[0])
+			until(alice, step[1])
+		}
+		bob.send(`{"type":"typing","on":true}`)
+		until(alice, "typing")
+		bob.sendf(`{"type":"publish","id":"d","data":1,"to":{"user":"u"}}`)
+		until(bob, "ack")
+		room, err := w.hub.Room("lobby")
+		require.NoError(t, err)
+		require.NoError(t, room.Broadcast(context.Background(), hub.Text("to all")))
+		until(alice, "signal")
+		self, hi := w.enter("lobby", "name=self")
+		self.sendf(`{"type":"publish","id":"d","data":1,"to":{"client":%q}}`, hi.Client)
+		until(self, "direct")
+		bob.leave()
+		until(alice, "left")
+		old := w.json("lobby", "since="+hi.Cursor)
+		w.publish("lobby", "m", 10)
+		old.cut()
+		again := w.json("lobby", "since="+hi.Cursor)
+		until(again, "gap")
+		go func() { _ = w.hub.Shutdown(context.Background()) }()
+		until(alice, "drain")
+		for _, p := range []*peer{alice, again, self} {
+			go p.closed()
+		}
+	}, hub.WithHistory(5, time.Hour), hub.WithAuthorize(func(*hub.Client, string) error { return nil }))
+	for typ := range fields {
+		require.True(t, seen[typ], "docs/protocol.md has an event that was never sent: %s", typ)
+	}
+}
+
+// documentedEvents reads the tables of fields of section 4.
+func documentedEvents(t *testing.T) (fields, optional map[string]map[string]bool) {
+	page, err := os.ReadFile("docs/protocol.md")
+	require.NoError(t, err)
+	fields, optional = map[string]map[string]bool{}, map[string]map[string]bool{}
+	heading := regexp.MustCompile("^### Event `(\\w+)`")
+	name := regexp.MustCompile("`(\\w+)`")
+	event, table := "", ""
+	for line := range strings.Lines(string(page)) {
+		if m := heading.FindStringSubmatch(line); m != nil {
+			event, table = m[1], ""
+			fields[event], optional[event] = map[string]bool{}, map[string]bool{}
+			continue
+		}
+		if strings.HasPrefix(line, "#") {
+			event = ""
+		}
+		cells := strings.Split(line, "|")
+		if event == "" || len(cells) < 4 {
+			table = ""
+			continue
+		}
+		if table == "" {
+			table = strings.TrimSpace(cells[1])
+			continue
+		}
+		names := name.FindAllStringSubmatch(cells[1], -1)
+		for _, m := range names {
+			if table == "field" {
+				fields[event][m[1]] = true
+				// one of data and data_base64 is there
+				optional[event][m[1]] = strings.Contains(cells[2], "optional") || strings.HasPrefix(m[1], "data")
+			}
+		}
+	}
+	require.Len(t, fields, 15, "events")
+	return fields, optional
 }

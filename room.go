@@ -408,8 +408,9 @@ func (st *stay) enter(since broker.Cursor, resume bool, history int) error {
 		st.loop.Free()
 		return err
 	}
-	j.Welcome = func(_ *room.Stream, start broker.Cursor, members []broker.Member, count int) *wsconn.Frame {
-		return c.welcome(st.r, recovery, start, members, count)
+	kept := c.hub.history(st.r.name)
+	j.Welcome = func(start broker.Cursor, members []broker.Member, count int) *wsconn.Frame {
+		return c.welcome(st.r, recovery, kept, start, members, count)
 	}
 	c.mu.Lock()
 	if c.stays == nil {
@@ -521,22 +522,25 @@ func (st *stay) catchUp(at broker.Cursor) {
 			}
 			return
 		}
+		next := page.Next // the page is shared: not to be changed
 		var frames []*wsconn.Frame
 		switch page.Verdict {
 		case broker.Gap: // it fell off what is kept on the way
 			frames = append(frames, stream.Gap(c.door, page.Gap))
-		case broker.Reset: // the history was lost on the way
-			frames = append(frames, stream.Gap(c.door, broker.GapBounds{After: at.Seq, Before: page.Head.Seq + 1, Missed: -1}))
+		case broker.Reset: // the history was lost on the way: on with the new one, from its beginning
+			stream = st.loop.NewStream(page.Head.Epoch)
+			frames = append(frames, stream.Reset(c.door, at.Seq, 1))
+			next = broker.Cursor{Epoch: page.Head.Epoch}
 		}
 		frames = append(frames, page.Frames(c.door, encode)...)
-		if page.Next == at && len(frames) == 0 { // a broker that shows what it kept late
+		if next == at && len(frames) == 0 { // a broker that shows what it kept late
 			select {
 			case <-time.After(lateRead):
 			case <-st.ctx.Done():
 				return
 			}
 		}
-		at = page.Next
+		at = next
 		if b := room.NonNil(frames); b != nil && c.conn.SendWait(st.ctx, b) != nil {
 			return
 		}

@@ -97,6 +97,21 @@ func (m *Memory) SetRetention(name string, messages int, age time.Duration) erro
 	return nil
 }
 
+// Retention returns how many messages a room keeps at most, and for how long; age 0 is no
+// bound. Hubs tell their clients.
+func (m *Memory) Retention(name string) (messages int, age time.Duration) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if own := m.own[name]; own != nil {
+		return own.messages, own.age
+	}
+	return m.o.messages, m.o.age
+}
+
+// DedupWindow returns for how long the IDs of messages are remembered. Hubs tell their
+// clients.
+func (m *Memory) DedupWindow() time.Duration { return m.o.dedupWindow }
+
 // Publish implements [Broker]. Where it had to wait, an error that wraps the context's wraps
 // [ErrBusy] too. After any error nothing was kept.
 func (m *Memory) Publish(ctx context.Context, msg *Message) (Receipt, error) {

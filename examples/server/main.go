@@ -56,11 +56,7 @@ func run(args []string) error {
 	if err != nil {
 		return err
 	}
-	level := slog.LevelInfo
-	if s.quiet {
-		level = slog.LevelError
-	}
-	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+	log := newLog(os.Stderr, s.quiet)
 
 	stop := make(chan os.Signal, 2)
 	signal.Notify(stop, os.Interrupt, syscall.SIGTERM)
@@ -114,6 +110,14 @@ func shutdown(forced context.Context, h *hub.Hub, srv *http.Server) error {
 		return context.Cause(forced)
 	}
 	return err
+}
+
+func newLog(w io.Writer, quiet bool) *slog.Logger {
+	level := slog.LevelInfo
+	if quiet {
+		level = slog.LevelError
+	}
+	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level}))
 }
 
 func newHub(s settings, log *slog.Logger) *hub.Hub {

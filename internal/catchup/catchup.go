@@ -22,6 +22,10 @@ const (
 	// maxReads is how many reads of the broker run at the same time, for a whole hub.
 	maxReads = 64
 
+	// maxBytes bounds the data of one page, but for its one message where that is larger:
+	// the default bound of a client's queue.
+	maxBytes = 1 << 20
+
 	// timeout bounds one read, with the wait for its turn.
 	timeout = 10 * time.Second
 )
@@ -79,15 +83,37 @@ func (r *Reader) Close() { r.cancel() }
 func (r *Reader) Since(ctx context.Context, room string, after broker.Cursor) (*Page, error) {
 	key := fmt.Sprintf("since %s %s", after, room)
 	return r.share(ctx, key, func(ctx context.Context) (broker.Page, error) {
-		return r.broker.Since(ctx, room, after, PageSize)
+		page, err := r.broker.Since(ctx, room, after, PageSize)
+		if n := fit(len(page.Messages), func(i int) *broker.Message { return page.Messages[i] }); n < len(page.Messages) {
+			page.Messages, page.More = page.Messages[:n], true
+			page.Next = page.Messages[n-1].Cursor
+		}
+		return page, err
 	})
 }
 
-// Before returns the newest messages before a seq, at most limit; 0 is the end.
+// fit returns how many of n messages go into one page, at least 1.
+func fit(n int, at func(int) *broker.Message) int {
+	size := 0
+	for i := range n {
+		if size += len(at(i).Data); size > maxBytes && i > 0 {
+			return i
+		}
+	}
+	return n
+}
+
+// Before returns the newest messages before a seq, at most limit and maxBytes; 0 is
+// the end.
 func (r *Reader) Before(ctx context.Context, room string, before uint64, limit int) (*Page, error) {
 	key := fmt.Sprintf("before %d %d %s", before, limit, room)
 	return r.share(ctx, key, func(ctx context.Context) (broker.Page, error) {
-		return r.broker.Before(ctx, room, before, limit)
+		page, err := r.broker.Before(ctx, room, before, limit)
+		last := len(page.Messages) - 1
+		if n := fit(last+1, func(i int) *broker.Message { return page.Messages[last-i] }); n <= last {
+			page.Messages, page.More = page.Messages[last+1-n:], true
+		}
+		return page, err
 	})
 }
 

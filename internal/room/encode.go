@@ -75,9 +75,9 @@ func (s *Stream) Message(door int, m *broker.Message) *wsconn.Frame {
 
 // gap encodes that messages are missing. The cursor has no tag: which message stood
 // at its seq is not known any more.
-func (s *Stream) gap(door int, g broker.GapBounds) *wsconn.Frame {
+func (s *Stream) gap(door int, g broker.GapBounds, reset bool) *wsconn.Frame {
 	if door == JSON {
-		e := wire.Gap{Room: s.Room, After: g.After, Before: g.Before, Missed: g.Missed}
+		e := wire.Gap{Room: s.Room, After: g.After, Before: g.Before, Missed: g.Missed, Reset: reset}
 		if g.Before > 0 {
 			e.Cursor = broker.Cursor{Epoch: s.Epoch, Seq: g.Before - 1}.String()
 		}
@@ -92,7 +92,7 @@ func (s *Stream) gap(door int, g broker.GapBounds) *wsconn.Frame {
 // GapFrame is a wsconn.Options.GapFrame for clients of a door.
 func GapFrame(door int) func(stream any, after, before uint64, missed int) *wsconn.Frame {
 	return func(stream any, after, before uint64, missed int) *wsconn.Frame {
-		return stream.(*Stream).gap(door, broker.GapBounds{After: after, Before: before, Missed: missed})
+		return stream.(*Stream).gap(door, broker.GapBounds{After: after, Before: before, Missed: missed}, false)
 	}
 }
 
@@ -214,4 +214,10 @@ func NonNil(frames []*wsconn.Frame) *wsconn.Batch {
 }
 
 // Gap encodes that messages are missing, for a door; nil where it shows nothing of it.
-func (s *Stream) Gap(door int, g broker.GapBounds) *wsconn.Frame { return s.gap(door, g) }
+func (s *Stream) Gap(door int, g broker.GapBounds) *wsconn.Frame { return s.gap(door, g, false) }
+
+// Reset encodes, for a door, that another history follows: s is its stream, after the
+// last seq of the one before, and before its first.
+func (s *Stream) Reset(door int, after, before uint64) *wsconn.Frame {
+	return s.gap(door, broker.GapBounds{After: after, Before: before, Missed: -1}, true)
+}

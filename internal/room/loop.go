@@ -185,6 +185,14 @@ func (l *Loop) Done() <-chan struct{} { return l.done }
 // Stream returns the encoder of the room's present history.
 func (l *Loop) Stream() *Stream { return l.current.Load() }
 
+// NewStream returns an encoder for another history of the room.
+func (l *Loop) NewStream(epoch string) *Stream {
+	if s := l.Stream(); s.Epoch == epoch {
+		return s
+	}
+	return &Stream{Room: l.cfg.Name, Epoch: epoch, Text: l.cfg.Text}
+}
+
 // do runs f on the loop.
 func (l *Loop) do(ctx context.Context, f func()) error {
 	ran := make(chan struct{})
@@ -316,12 +324,13 @@ func (l *Loop) message(m *broker.Message) {
 
 // gap tells everyone that the room's stream goes on at another place. Room loop only.
 func (l *Loop) gap(g broker.GapBounds, at broker.Cursor) {
-	if at.Epoch != l.Stream().Epoch {
+	reset := at.Epoch != l.Stream().Epoch
+	if reset {
 		l.current.Store(&Stream{Room: l.cfg.Name, Epoch: at.Epoch, Text: l.cfg.Text})
 	}
 	for door, n := range l.doors {
 		if n > 0 {
-			l.out.add(door, l.Stream().gap(door, g))
+			l.out.add(door, l.Stream().gap(door, g, reset))
 		}
 	}
 	l.pos = at

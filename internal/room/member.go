@@ -60,7 +60,7 @@ type Joining struct {
 	Key    uint32 // chooses the worker: the same for all members of a client
 	// Welcome makes the first frame, for members and at the position where the
 	// client's stream begins. It runs on the loop. It may return nil.
-	Welcome func(stream *Stream, start broker.Cursor, members []broker.Member, count int) *wsconn.Frame
+	Welcome func(start broker.Cursor, members []broker.Member, count int) *wsconn.Frame
 	// Start and At are where the client's stream begins and where First leaves it.
 	// With Fresh both are the loop's position: the client wants nothing kept.
 	Fresh     bool
@@ -202,7 +202,7 @@ func (l *Loop) join(j *Joining) {
 	l.doors[m.Door]++
 	l.catching++
 	frames := make([]*wsconn.Frame, 0, 1+len(j.First))
-	frames = append(frames, j.Welcome(l.Stream(), j.Start, l.present.Some(wire.MaxWelcomeMembers), l.present.Len()))
+	frames = append(frames, j.Welcome(j.Start, l.present.Some(wire.MaxWelcomeMembers), l.present.Len()))
 	l.group.Add(m.place, forDoor(m.Door, append(frames, j.First...)...))
 }
 

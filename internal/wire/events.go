@@ -81,6 +81,7 @@ type Gap struct {
 	After  uint64 `json:"after"`
 	Before uint64 `json:"before"`
 	Missed int    `json:"missed"`           // how many; -1, where not known, is not sent
+	Reset  bool   `json:"reset,omitempty"`  // another history begins
 	Cursor string `json:"cursor,omitempty"` // just before Before
 }
 
@@ -222,6 +223,9 @@ func AppendGap(dst []byte, g *Gap) []byte {
 	dst = strconv.AppendUint(dst, g.Before, 10)
 	if g.Missed >= 0 {
 		dst = appendInt(dst, `,"missed":`, g.Missed)
+	}
+	if g.Reset {
+		dst = append(dst, `,"reset":true`...)
 	}
 	return append(appendOptional(dst, `,"cursor":`, g.Cursor), '}')
 }

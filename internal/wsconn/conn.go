@@ -127,6 +127,25 @@ func newConn(o *Options, subprotocol string) *Conn {
 
 func (c *Conn) start(conn net.Conn, early []byte) {
 	c.conn, c.try, c.early = conn, newTryWriter(conn), early
+	if tcp, ok := below(conn).(*net.TCPConn); ok && c.try == nil {
+		tcp.SetWriteBuffer(queueOnlySndbuf)
+	}
+}
+
+// queueOnlySndbuf is the kernel's buffer of a socket without the fast path. Linux wakes a
+// writer when a third of the buffer is free: of the 4 MiB that it grows to by itself, a peer
+// that reads 100 KB/s frees less in 10 s, and with no TryWrite nothing shows that it lives.
+const queueOnlySndbuf = 64 << 10
+
+// below returns the connection that carries a tls.Conn, or conn itself.
+func below(conn net.Conn) net.Conn {
+	for {
+		u, ok := conn.(interface{ NetConn() net.Conn })
+		if !ok {
+			return conn
+		}
+		conn = u.NetConn()
+	}
 }
 
 // Subprotocol returns the one agreed on, spelled as in the options, or "".
@@ -212,14 +231,7 @@ func (c *Conn) setFlushed() {
 // closeTransport closes the socket at once: no TLS alert is written, and the kernel
 // keeps nothing of what a peer that does not read was sent.
 func (c *Conn) closeTransport() {
-	conn := c.conn
-	for {
-		u, ok := conn.(interface{ NetConn() net.Conn }) // tls.Conn
-		if !ok {
-			break
-		}
-		conn = u.NetConn()
-	}
+	conn := below(c.conn)
 	if tcp, ok := conn.(*net.TCPConn); ok {
 		tcp.SetLinger(0)
 	}
