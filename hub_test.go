@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"os"
 	"regexp"
@@ -1507,4 +1508,131 @@ func documentedEvents(t *testing.T) (fields, optional map[string]map[string]bool
 	}
 	require.Len(t, fields, 15, "events")
 	return fields, optional
+}
+
+// exampleServer serves a handler on the loopback network, and exampleClient is the plain
+// door's simplest client: it returns the lines that it gets.
+func exampleServer(h http.Handler) (url string, stop func()) {
+	srv := httptest.NewServer(h)
+	return "ws" + strings.TrimPrefix(srv.URL, "http"), srv.Close
+}
+
+func exampleClient(url string) *wsconn.ClientConn {
+	ws, _, err := wsconn.Dial(context.Background(), url, wsconn.DialOptions{})
+	if err != nil {
+		panic(err)
+	}
+	return ws
+}
+
+func printLines(ws *wsconn.ClientConn, n int) {
+	for range n {
+		_, line, err := ws.Read(context.Background())
+		if err != nil {
+			panic(err)
+		}
+		fmt.Println(string(line))
+	}
+}
+
+// A hub in a service's own mux.
+func ExampleHub() {
+	h := hub.New()
+	mux := http.NewServeMux()
+	mux.Handle("/room/{room}", h)
+	url, stop := exampleServer(mux)
+	defer stop()
+	defer func() { _ = h.Shutdown(context.Background()) }() // before the server stops
+
+	alice := exampleClient(url + "/room/lobby?name=alice")
+	if err := alice.Write(context.Background(), wsconn.OpText, []byte("hello")); err != nil {
+		panic(err)
+	}
+	printLines(alice, 2)
+	alice.CloseNow()
+	// Output:
+	// * alice joined
+	// alice: hello
+}
+
+// A service that knows its users, and speaks in the room itself.
+func ExampleRoom_NewClient() {
+	room := hub.NewRoom("lobby")
+	url, stop := exampleServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		user := "u-17" // from the service's own login
+		room.NewClient(hub.WithUser(user), hub.WithName("Alice")).ServeHTTP(w, r)
+	}))
+	defer stop()
+	defer func() { _ = room.Close(context.Background()) }()
+
+	alice := exampleClient(url)
+	printLines(alice, 1)
+	receipt, err := room.Publish(context.Background(), hub.Text("the meeting starts"))
+	if err != nil {
+		panic(err)
+	}
+	printLines(alice, 1)
+	fmt.Println("kept as", receipt.Cursor.Seq)
+	for m := range room.Members() {
+		fmt.Println("here:", m.User, m.Name)
+	}
+	alice.CloseNow()
+	// Output:
+	// * Alice joined
+	// * the meeting starts
+	// kept as 1
+	// here: u-17 Alice
+}
+
+// A handler sees each message before it is published.
+func ExampleWithHandler() {
+	h := hub.New(hub.WithHandler(func(in *hub.Incoming) error {
+		switch text := string(in.Message.Data); {
+		case text == "/time":
+			if err := in.Client.Send(hub.Text("it is late")); err != nil {
+				return err
+			}
+			return hub.ErrHandled // answered, not published
+		case strings.Contains(text, "spam"):
+			return &hub.Refusal{Message: "no spam, please"}
+		}
+		return nil // published
+	}))
+	url, stop := exampleServer(h)
+	defer stop()
+	defer func() { _ = h.Shutdown(context.Background()) }()
+
+	alice := exampleClient(url + "/lobby?name=alice")
+	printLines(alice, 1)
+	for _, line := range []string{"/time", "spam", "hello"} {
+		if err := alice.Write(context.Background(), wsconn.OpText, []byte(line)); err != nil {
+			panic(err)
+		}
+		printLines(alice, 1)
+	}
+	alice.CloseNow()
+	// Output:
+	// * alice joined
+	// it is late
+	// * your message was not sent: no spam, please
+	// alice: hello
+}
+
+// A plain door with words of the service's own.
+func ExampleTextFrom() {
+	format := hub.TextFrom(hub.TextTemplates{Message: "<{name}> {text}", Joined: "→ {name}"})
+	h := hub.New(hub.WithTextFormat(format))
+	url, stop := exampleServer(h)
+	defer stop()
+	defer func() { _ = h.Shutdown(context.Background()) }()
+
+	alice := exampleClient(url + "/lobby?name=alice")
+	if err := alice.Write(context.Background(), wsconn.OpText, []byte("hello")); err != nil {
+		panic(err)
+	}
+	printLines(alice, 2)
+	alice.CloseNow()
+	// Output:
+	// → alice
+	// <alice> hello
 }
