@@ -8,6 +8,7 @@ import (
 	"io"
 	"log"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -1032,6 +1033,159 @@ func TestSeveralRoomsOnOneConnection(t *testing.T) {
 		require.Equal(t, "welcome", alice.until("welcome").Type)
 		alice.leave()
 	})
+}
+
+// Members that are cut, stall, read slowly, leave and come back while others publish: each
+// one's stream is the room's from where it began, in order, each message once, or an event
+// says exactly what is missing. The faults are the seed's.
+func TestStreamsUnderFaults(t *testing.T) {
+	for seed := range uint64(8) {
+		for _, policy := range []hub.SlowPolicy{hub.Disconnect, hub.DropOldest} {
+			t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
+				streamsUnderFaults(t, seed, policy)
+			})
+		}
+	}
+}
+
+func streamsUnderFaults(t *testing.T, seed uint64, policy hub.SlowPolicy) {
+	const members, publishers, each = 8, 3, 200
+	inBubble(t, func(w *world) {
+		var kept sync.Map // seq to text, as the receipts say
+		var publishing, reading sync.WaitGroup
+		lobby, err := w.hub.Room("lobby")
+		require.NoError(t, err)
+		over := make(chan struct{})
+		for i := range publishers {
+			r := rand.New(rand.NewPCG(seed, uint64(i)))
+			publishing.Go(func() {
+				for n := range each {
+					m := hub.Text(fmt.Sprintf("%d/%d %s", i, n, strings.Repeat("x", r.IntN(2000))))
+					m.ID = fmt.Sprintf("%d/%d", i, n)
+					receipt, err := lobby.Publish(context.Background(), m)
+					if err != nil {
+						t.Errorf("publish: %v", err)
+						return
+					}
+					if r.IntN(5) == 0 { // the ack was lost, it thinks
+						again, err := lobby.Publish(context.Background(), m)
+						if err != nil || again.Cursor != receipt.Cursor {
+							t.Errorf("repeated: %v, %v", again, err)
+						}
+					}
+					kept.Store(receipt.Cursor.Seq, string(m.Data))
+					elapse(time.Duration(r.IntN(20)) * time.Millisecond)
+				}
+			})
+		}
+		for i := range members {
+			r := rand.New(rand.NewPCG(seed, uint64(100+i)))
+			reading.Go(func() {
+				m := &follower{w: w, r: r, kept: &kept}
+				for !m.follow(over, publishers*each) {
+				}
+			})
+		}
+		publishing.Wait()
+		close(over)
+		reading.Wait()
+	}, hub.WithHistory(150, time.Hour), hub.WithQueue(32, 32<<10), hub.WithSlowPolicy(policy), hub.WithLogger(quiet),
+		hub.WithIdle(50*time.Millisecond), hub.WithResumeWindow(100*time.Millisecond))
+}
+
+// A follower is a member that keeps its place in the room's stream over connections.
+type follower struct {
+	w       *world
+	r       *rand.Rand
+	kept    *sync.Map
+	session string
+	cursor  string
+	seq     uint64
+}
+
+// follow is one connection, with a fault at some moment; true when the end was reached.
+func (f *follower) follow(over chan struct{}, total uint64) bool {
+	p, err := f.w.tryDial("lobby", "name=m&session="+f.session+"&since="+f.cursor, true)
+	if err != nil {
+		f.w.t.Errorf("dial: %v", err)
+		return true
+	}
+	defer p.ws.CloseNow()
+	fault := f.r.IntN(4)
+	events := 1 + f.r.IntN(60)
+	bytes := int64(f.r.IntN(20000))
+	after := time.AfterFunc(time.Duration(f.r.IntN(1500))*time.Millisecond, func() {
+		select {
+		case <-over: // the last connection is a good one
+			return
+		default:
+		}
+		switch fault {
+		case 0:
+			p.raw.Cut()
+		case 1:
+			p.raw.CutAfter(bytes)
+		case 2:
+			p.raw.Stall(true)
+			time.AfterFunc(time.Second, func() { p.raw.Stall(false) })
+		}
+	})
+	defer after.Stop()
+	for {
+		_, line, err := p.read()
+		if err != nil {
+			return false
+		}
+		var e event
+		if err := json.Unmarshal([]byte(line), &e); err != nil {
+			f.w.t.Errorf("%v: %s", err, line)
+			return true
+		}
+		if !f.note(e) {
+			f.w.t.Errorf("after seq %d: %s", f.seq, line)
+			return true
+		}
+		if f.seq == total {
+			return true
+		}
+		if events--; events == 0 && fault == 3 {
+			select {
+			case <-over:
+			default:
+				p.leave()
+				return false
+			}
+		}
+		if f.r.IntN(20) == 0 {
+			elapse(time.Duration(f.r.IntN(100)) * time.Millisecond) // a slow reader
+		}
+	}
+}
+
+// note holds an event against the stream so far.
+func (f *follower) note(e event) bool {
+	switch e.Type {
+	case "welcome":
+		ok := e.Recovery == "recovered" || e.Recovery == "gap"
+		if f.cursor == "" {
+			ok = e.Recovery == "new"
+			f.seq = e.Seq
+		}
+		f.session, f.cursor = e.Session, e.Cursor
+		return ok && e.Seq == f.seq
+	case "gap":
+		if e.After != f.seq || e.Before <= e.After+1 || e.Missed == nil || *e.Missed != int(e.Before-e.After-1) {
+			return false
+		}
+		f.seq, f.cursor = e.Before-1, e.Cursor
+	case "message":
+		text, known := f.kept.Load(e.Seq)
+		if e.Prev != f.seq || known && text != e.text() {
+			return false
+		}
+		f.seq, f.cursor = e.Seq, e.Cursor
+	}
+	return true
 }
 
 // get is a plain request for a room.

@@ -153,7 +153,8 @@ func onTerminal(u *url.URL, name string) error {
 	defer ed.Hide()
 
 	if name == "" {
-		ed.SetPrompt("Your name (empty for one from the server): ")
+		ed.Print("What is your name? (The server picks one for you if you only press Enter.)")
+		ed.SetPrompt("name: ")
 		if name, err = ed.ReadLine(); err != nil {
 			return nil // Ctrl-C or Ctrl-D: nothing to leave yet
 		}

@@ -83,7 +83,7 @@ func TestTerminal(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := startHub(t)
 			p := startTerminal(t, "-addr", s.addr)
-			p.until(t, "Your name")
+			p.until(t, "name: ")
 			p.press(t, "アリス\r")
 			p.until(t, "connected to lobby as アリス")
 			p.until(t, "> ")
@@ -125,7 +125,7 @@ func TestTerminalRefused(t *testing.T) {
 	require.Equal(t, 1, p.end(t))
 
 	p = startTerminal(t, "-addr", s.addr)
-	p.until(t, "Your name")
+	p.until(t, "name: ")
 	p.press(t, "\x03")
 	require.Equal(t, 0, p.end(t))
 }

@@ -244,6 +244,7 @@ func TestSecondSignal(t *testing.T) {
 	_, err = io.ReadFull(conn, make([]byte, len("HTTP/1.1 101")))
 	require.NoError(t, err)
 	watch := dial(t, "ws://"+p.addr+"/room?name=watch", "hub.v1.json")
+	event(t, watch, "joined")
 	require.NoError(t, p.Process.Signal(syscall.SIGTERM))
 	event(t, watch, "drain") // it has heard the first one
 	require.NoError(t, p.Process.Signal(syscall.SIGTERM))

@@ -2,6 +2,8 @@ package wsconn
 
 import (
 	"io"
+	"net"
+	"os"
 	"strings"
 	"sync"
 	"syscall"
@@ -229,6 +231,73 @@ type slowReader struct {
 func (r slowReader) Read(p []byte) (int, error) {
 	time.Sleep(r.pause)
 	return r.Reader.Read(p[:1])
+}
+
+// A lazyConn behaves as Linux does with a large buffer: it takes bytes long before it
+// wakes a Write that waits.
+type lazyConn struct{ *memnet.Conn }
+
+func (c lazyConn) Write(p []byte) (int, error) {
+	time.Sleep(defaultWriteTimeout)
+	return 0, os.ErrDeadlineExceeded
+}
+
+func TestSlowPeerLivesThoughNoWriteWakes(t *testing.T) {
+	if noFastPath {
+		t.Skip("it needs TryWrite")
+	}
+	synctest.Test(t, func(t *testing.T) {
+		a, b := memnet.Pipe(memnet.WithBuffer(200))
+		c, p := accept(t, a, b, &Options{})
+		c.conn = lazyConn{a}
+		r := startReader(t, c)
+		want := []frame{text(strings.Repeat("a", 300)), text(strings.Repeat("b", 500))}
+		for _, f := range want {
+			require.NoError(t, c.Send(batch(f.payload), Disconnect))
+		}
+		p.expect(t, want...)
+		require.NoError(t, c.Send(batch(strings.Repeat("c", 500)), Disconnect))
+		require.ErrorIs(t, r.closed(t), os.ErrDeadlineExceeded) // now it has stalled
+	})
+}
+
+// At rest a connection has no goroutine of ours, and no memory for what it sent.
+func TestAtRest(t *testing.T) {
+	onBothPaths(t, func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			c, p := memPair(t, &Options{}, memnet.WithBuffer(200))
+			for _, s := range numbered("m", 100) {
+				require.NoError(t, c.Send(batch(s), Disconnect))
+			}
+			for _, s := range numbered("m", 100) {
+				p.expect(t, text(s))
+			}
+			synctest.Wait()
+			c.writer.Wait()
+			require.False(t, c.owned)
+			require.LessOrEqual(t, len(c.queue.ring), smallRing)
+			for _, it := range c.queue.ring {
+				require.Zero(t, it)
+			}
+		})
+	})
+}
+
+// A transport whose writing side can't be closed alone: after both close frames there is
+// nothing to wait for.
+func TestCloseWithoutCloseWrite(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := memnet.Pipe()
+		c, p := accept(t, struct{ net.Conn }{a}, b, &Options{})
+		require.Equal(t, p.LocalAddr(), c.RemoteAddr())
+		r := startReader(t, c)
+		start := time.Now()
+		p.send(t, 8, "\x03\xe8")
+		p.expect(t, closing(1000, ""))
+		p.expectEOF(t)
+		require.Equal(t, 1000, r.closed(t).Code)
+		require.Equal(t, start, time.Now())
+	})
 }
 
 func TestLostWhileSending(t *testing.T) {

@@ -146,6 +146,17 @@ func TestPlainRequestOverHTTP(t *testing.T) {
 	}
 }
 
+func TestDialRefused(t *testing.T) {
+	s := httptest.NewServer(&echo{})
+	defer s.Close()
+	_, resp, err := Dial(t.Context(), s.URL, DialOptions{HTTPClient: s.Client(), Header: http.Header{"Origin": {"null"}}})
+	require.Error(t, err)
+	require.Equal(t, 403, resp.StatusCode)
+	_, resp, err = Dial(t.Context(), "ftp://x", DialOptions{})
+	require.Error(t, err)
+	require.Nil(t, resp)
+}
+
 // The request and the first frame in one segment, through net/http itself.
 func TestOneSegmentOverHTTP(t *testing.T) {
 	e := &echo{ended: make(chan error, 1)}

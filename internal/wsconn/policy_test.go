@@ -202,7 +202,10 @@ func dropOldestMix(t *testing.T, rnd *rand.Rand) {
 			require.NoError(t, c.SendNow(b))
 		} else if err := c.Send(b, DropOldest); err != nil { // so many gaps, between frames that stay
 			require.ErrorIs(t, err, ErrFull)
-			require.GreaterOrEqual(t, c.queue.gaps, maxFrames)
+			c.mu.Lock()
+			gaps := c.queue.gaps
+			c.mu.Unlock()
+			require.GreaterOrEqual(t, gaps, maxFrames)
 			r.seq = before
 			break
 		}
