@@ -8,6 +8,8 @@ import (
 	"net/http/cookiejar"
 	"net/http/httptest"
 	"net/url"
+	"os"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -15,6 +17,15 @@ import (
 
 	"github.com/chathub-go/hub/internal/wsconn"
 )
+
+func TestMain(m *testing.M) {
+	before := runtime.NumGoroutine()
+	code := m.Run()
+	if code == 0 && leaked(before) {
+		code = 1
+	}
+	os.Exit(code)
+}
 
 func start(t *testing.T) (url string) {
 	s := newService(slog.New(slog.DiscardHandler))

@@ -1,0 +1,395 @@
+package room
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/chathub-go/hub/broker"
+	"github.com/chathub-go/hub/internal/fanout"
+	"github.com/chathub-go/hub/internal/memnet"
+	"github.com/chathub-go/hub/internal/wire"
+	"github.com/chathub-go/hub/internal/wsconn"
+)
+
+// A stage is a loop whose broker the test plays.
+type stage struct {
+	t      *testing.T
+	broker *script
+	loop   *Loop
+	pool   *fanout.Pool
+	net    *memnet.Listener
+	srv    *http.Server
+	conns  chan *wsconn.Conn
+	wg     sync.WaitGroup
+	stop   chan struct{}
+	failed chan struct{}
+	slow   atomic.Uint64
+}
+
+func onStage(t *testing.T, f func(s *stage)) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &stage{
+			t: t, pool: fanout.NewPool(2), net: memnet.Listen(), stop: make(chan struct{}),
+			broker: newScript(), conns: make(chan *wsconn.Conn), failed: make(chan struct{}),
+		}
+		s.srv = &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			c, err := wsconn.Accept(w, r, &wsconn.Options{Subprotocols: []string{wire.Subprotocol}, GapFrame: GapFrame(JSON)})
+			if err != nil {
+				t.Errorf("accept: %v", err)
+				return
+			}
+			s.conns <- c
+		})}
+		go func() { _ = s.srv.Serve(s.net) }()
+		var err error
+		s.loop, err = Open(context.Background(), Config{
+			Name: "lobby", Broker: opener{script: s.broker}, Lease: leaser{s.broker}, Pool: s.pool, Text: wire.DefaultText(),
+			MaxMembers: 10, ResumeWindow: 10 * time.Second, Idle: 30 * time.Second,
+			Logger: slog.New(slog.DiscardHandler), Go: s.wg.Go, Stop: s.stop,
+			Retire: func() bool { return true }, Failed: func() { close(s.failed) },
+		})
+		require.NoError(t, err)
+		s.wg.Go(s.loop.Run)
+		t.Cleanup(func() {
+			close(s.stop)
+			s.wg.Wait()
+			s.pool.Close()
+			_ = s.srv.Close()
+		})
+		f(s)
+	})
+}
+
+// A guest is a member and its other end.
+type guest struct {
+	s    *stage
+	m    *Member
+	conn *wsconn.Conn
+	ws   *wsconn.ClientConn
+}
+
+func (s *stage) guest(user, client string) *guest {
+	s.t.Helper()
+	g := &guest{s: s}
+	o := wsconn.DialOptions{
+		Subprotocols: []string{wire.Subprotocol},
+		HTTPClient: &http.Client{Transport: &http.Transport{
+			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return s.net.Dial(ctx) },
+		}},
+	}
+	dialed := make(chan error, 1)
+	go func() {
+		var err error
+		g.ws, _, err = wsconn.Dial(context.Background(), "ws://hub.test/", o)
+		dialed <- err
+	}()
+	g.conn = <-s.conns
+	require.NoError(s.t, <-dialed)
+	who := broker.Member{Client: client, User: user, Name: user}
+	g.m = &Member{Who: who, Door: JSON, Conn: g.conn, Lag: &s.slow}
+	s.t.Cleanup(func() {
+		g.conn.Abort()
+		g.conn.Finish()
+		g.ws.CloseNow()
+	})
+	return g
+}
+
+// join joins at a position; Fresh where it is nil.
+func (g *guest) join(at *broker.Cursor) bool {
+	g.s.t.Helper()
+	require.NoError(g.s.t, g.s.loop.Reserve())
+	j := &Joining{Member: g.m, Fresh: at == nil, Welcome: func(start broker.Cursor, _ []broker.Member, n int) *wsconn.Frame {
+		return wsconn.NewFrame(wsconn.OpText, fmt.Appendf(nil, "welcome at %d, %d there", start.Seq, n))
+	}}
+	if at != nil {
+		j.Start, j.At = *at, *at
+	}
+	live, err := g.s.loop.Join(context.Background(), j)
+	require.NoError(g.s.t, err)
+	return live
+}
+
+// reads returns the next n frames: of events their type and seq.
+func (g *guest) reads(n int) []string {
+	g.s.t.Helper()
+	var got []string
+	for range n {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Hour)
+		_, p, err := g.ws.Read(ctx)
+		cancel()
+		require.NoError(g.s.t, err)
+		s := string(p)
+		if i := strings.Index(s, `"seq":`); i >= 0 {
+			s = "message " + s[i+6:strings.IndexByte(s[i:], ',')+i]
+		} else if strings.HasPrefix(s, `{"type":"`) {
+			s = s[9 : 9+strings.IndexByte(s[9:], '"')]
+		}
+		got = append(got, s)
+	}
+	return got
+}
+
+// A script is a subscription, and what a lease does; the test hands out the events.
+type script struct {
+	ready chan struct{}
+
+	mu     sync.Mutex // guards what follows
+	events []broker.Event
+	err    error
+	update func(joined, left []broker.Member) error
+}
+
+func newScript() *script { return &script{ready: make(chan struct{}, 1)} }
+
+// opener is the script as a broker.
+type opener struct {
+	broker.Broker // nil: what the loop must not call
+	script        *script
+}
+
+func (o opener) Subscribe(context.Context, string) (broker.Subscription, error) { return o.script, nil }
+
+func (s *script) Head() broker.Cursor      { return at(0) }
+func (s *script) Members() []broker.Member { return nil }
+func (s *script) Ready() <-chan struct{}   { return s.ready }
+func (s *script) Close()                   {}
+
+func (s *script) Take(buf []broker.Event, n int) ([]broker.Event, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n = min(n, len(s.events))
+	buf = append(buf, s.events[:n]...)
+	if s.events = s.events[n:]; len(s.events) > 0 {
+		s.wake()
+		return buf, nil
+	}
+	return buf, s.err
+}
+
+func (s *script) wake() {
+	select {
+	case s.ready <- struct{}{}:
+	default:
+	}
+}
+
+func (s *script) say(events ...broker.Event) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.events = append(s.events, events...)
+	s.wake()
+}
+
+// leaser is the script as a lease: Broker.Close has another signature.
+type leaser struct{ *script }
+
+func (s *script) Update(_ context.Context, _ string, joined, left []broker.Member) error {
+	s.mu.Lock()
+	update := s.update
+	s.mu.Unlock()
+	if update != nil {
+		return update(joined, left)
+	}
+	if len(joined) > 0 {
+		s.say(broker.Event{Type: broker.EventJoined, Members: joined})
+	}
+	if len(left) > 0 {
+		s.say(broker.Event{Type: broker.EventLeft, Members: left})
+	}
+	return nil
+}
+
+func (l leaser) Close(context.Context) error { return nil }
+
+func at(seq uint64) broker.Cursor {
+	c := broker.Cursor{Epoch: "e", Seq: seq}
+	if seq > 0 {
+		c.Tag = seq
+	}
+	return c
+}
+
+func msg(seq uint64) broker.Event {
+	return broker.Event{Type: broker.EventMessage, Message: &broker.Message{
+		Room: "lobby", Kind: broker.KindText, Data: []byte("x"), Cursor: at(seq), Prev: seq - 1,
+	}}
+}
+
+func msgs(from, to uint64) (events []broker.Event) {
+	for seq := from; seq <= to; seq++ {
+		events = append(events, msg(seq))
+	}
+	return events
+}
+
+func TestMemberAheadOfTheLoop(t *testing.T) {
+	onStage(t, func(s *stage) {
+		steady := s.guest("steady", "0")
+		require.True(t, steady.join(nil))
+		require.Equal(t, []string{"welcome at 0, 0 there", "joined"}, steady.reads(2))
+
+		g := s.guest("g", "1")
+		pos := at(5)
+		require.False(t, g.join(&pos), "the history was ahead of the loop")
+		answer := make(chan bool, 1)
+		go func() {
+			live, err := s.loop.Live(context.Background(), g.m, pos)
+			if err != nil {
+				t.Errorf("live: %v", err)
+			}
+			answer <- live
+		}()
+		synctest.Wait()
+		require.Empty(t, answer, "it waits for the loop")
+		s.broker.say(msgs(1, 7)...)
+		require.True(t, <-answer)
+		require.Equal(t, []string{"welcome at 5, 1 there", "message 6", "message 7", "joined"}, g.reads(4), "each once")
+		require.Equal(t, []string{"message 1", "message 2", "message 3", "message 4", "message 5", "message 6", "message 7", "joined"}, steady.reads(8))
+	})
+}
+
+func TestMemberWithinTheTail(t *testing.T) {
+	onStage(t, func(s *stage) {
+		g := s.guest("g", "1")
+		pos := broker.Cursor{Epoch: "e"}
+		s.broker.say(msgs(1, 10)...)
+		synctest.Wait()
+		require.False(t, g.join(&pos), "nobody was catching up: no tail")
+		s.broker.say(msgs(11, 20)...)
+		synctest.Wait()
+		live, err := s.loop.Live(context.Background(), g.m, at(9))
+		require.NoError(t, err)
+		require.False(t, live, "10 is not in the tail")
+		live, err = s.loop.Live(context.Background(), g.m, at(17))
+		require.NoError(t, err)
+		require.True(t, live)
+		require.Equal(t, []string{"welcome at 0, 0 there", "message 18", "message 19", "message 20", "joined"}, g.reads(5))
+		s.broker.say(msg(21))
+		require.Equal(t, []string{"message 21"}, g.reads(1))
+	})
+}
+
+func TestTailIsBounded(t *testing.T) {
+	onStage(t, func(s *stage) {
+		g := s.guest("g", "1")
+		s.broker.say(msg(1))
+		synctest.Wait()
+		pos := at(0)
+		require.False(t, g.join(&pos))
+		s.broker.say(msgs(2, 1000)...)
+		synctest.Wait()
+		require.NoError(t, s.loop.do(context.Background(), func() {
+			require.Len(t, s.loop.tail, maxTail)
+		}))
+		s.loop.Leave(g.m, "", false, nil)
+		require.NoError(t, s.loop.do(context.Background(), func() {
+			require.Empty(t, s.loop.tail, "nobody catches up any more")
+		}))
+	})
+}
+
+// What a broker must not do is told to the members, not hidden.
+func TestBrokerThatRepeatsAndLoses(t *testing.T) {
+	onStage(t, func(s *stage) {
+		g := s.guest("g", "1")
+		require.True(t, g.join(nil))
+		s.broker.say(msgs(1, 3)...)
+		s.broker.say(msgs(2, 4)...) // repeated after a reconnect
+		s.broker.say(msg(8))
+		require.Equal(t, []string{"welcome at 0, 0 there", "joined", "message 1", "message 2", "message 3",
+			"message 4", "gap", "message 8"}, g.reads(8))
+		s.broker.say(broker.Event{Type: broker.EventGap, Gap: broker.GapBounds{After: 8, Before: 20, Missed: 11}, Cursor: at(19)})
+		s.broker.say(msg(20))
+		require.Equal(t, []string{"gap", "message 20"}, g.reads(2))
+	})
+}
+
+func TestFailedAnnouncementsAreRepeated(t *testing.T) {
+	onStage(t, func(s *stage) {
+		fails := 3
+		s.broker.update = func(joined, left []broker.Member) error {
+			if fails--; fails >= 0 {
+				return errors.New("broker away")
+			}
+			s.broker.mu.Lock()
+			s.broker.update = nil
+			s.broker.mu.Unlock()
+			return s.broker.Update(context.Background(), "lobby", joined, left)
+		}
+		g := s.guest("g", "1")
+		require.True(t, g.join(nil))
+		start := time.Now()
+		require.Equal(t, []string{"welcome at 0, 0 there", "joined"}, g.reads(2))
+		require.InDelta(t, 0.7, time.Since(start).Seconds(), 0.1, "100, 200 and 400 ms")
+	})
+}
+
+func TestBrokerEndsTheSubscription(t *testing.T) {
+	onStage(t, func(s *stage) {
+		g := s.guest("g", "1")
+		require.True(t, g.join(nil))
+		require.Equal(t, []string{"welcome at 0, 0 there", "joined"}, g.reads(2))
+		s.broker.mu.Lock()
+		s.broker.err = broker.ErrClosed
+		s.broker.mu.Unlock()
+		s.broker.say(msg(1))
+		<-s.failed
+		<-s.loop.Done()
+		require.Equal(t, []string{"message 1"}, g.reads(1), "what was there is handed out")
+		_, err := s.loop.Live(context.Background(), g.m, at(1))
+		require.ErrorIs(t, err, ErrStopped)
+		s.loop.Leave(g.m, "", false, nil) // does not block
+		require.ErrorIs(t, s.loop.Close(context.Background(), nil), ErrStopped)
+	})
+}
+
+func TestLoopRetiresWhenIdle(t *testing.T) {
+	onStage(t, func(s *stage) {
+		g := s.guest("g", "1")
+		require.True(t, g.join(nil))
+		<-time.After(time.Hour)
+		select {
+		case <-s.loop.Done():
+			require.Fail(t, "retired with a member")
+		default:
+		}
+		left := time.Now()
+		s.loop.Leave(g.m, "lost", true, nil)
+		<-s.loop.Done()
+		require.InDelta(t, 40, time.Since(left).Seconds(), 1, "the resume window, then idle")
+	})
+}
+
+func TestCollapse(t *testing.T) {
+	m := func(id string) broker.Member { return broker.Member{Client: id} }
+	tests := map[string]struct {
+		changes      []change
+		joined, left []broker.Member
+	}{
+		"nothing":                 {},
+		"join":                    {[]change{{m("a"), true}}, []broker.Member{m("a")}, nil},
+		"leave":                   {[]change{{m("a"), false}}, nil, []broker.Member{m("a")}},
+		"came and went":           {[]change{{m("a"), true}, {m("a"), false}}, nil, nil},
+		"went and came":           {[]change{{m("a"), false}, {m("a"), true}}, nil, nil},
+		"came, went, came":        {[]change{{m("a"), true}, {m("a"), false}, {m("a"), true}}, []broker.Member{m("a")}, nil},
+		"one for another's place": {[]change{{m("b"), true}, {m("a"), false}}, []broker.Member{m("b")}, []broker.Member{m("a")}},
+	}
+	for name, tt := range tests {
+		joined, left := collapse(tt.changes)
+		require.Equal(t, tt.joined, joined, name)
+		require.Equal(t, tt.left, left, name)
+	}
+}
