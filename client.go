@@ -137,7 +137,7 @@ func (c *Client) accept(w http.ResponseWriter, r *http.Request) (_ *stay, err er
 			c.hub.release(c)
 		}
 	}()
-	if err = c.authorize(c.room.name); err != nil {
+	if err = c.authorize(c.room); err != nil {
 		refuse(w, err)
 		return nil, err
 	}
@@ -204,14 +204,14 @@ func (c *Client) identify(r *http.Request) error {
 }
 
 // authorize asks the service whether the client may be in a room.
-func (c *Client) authorize(name string) (err error) {
-	if c.room.cfg.authorize == nil {
-		if name == c.room.name {
+func (c *Client) authorize(r *Room) (err error) {
+	if r.cfg.authorize == nil {
+		if r == c.room {
 			return nil
 		}
 		return errForbidden
 	}
-	if !c.guard("authorize", func() { err = c.room.cfg.authorize(c, name) }) {
+	if !c.guard("authorize", func() { err = r.cfg.authorize(c, r.name) }) {
 		return errPanic
 	}
 	if err != nil && !errors.Is(err, ErrNoRoom) {
@@ -648,7 +648,11 @@ func (c *Client) tryPublish(cmd *wire.Command) *wire.Error {
 	}
 	ctx, cancel := context.WithTimeout(c.Context(), c.cfg.publishTimeout)
 	defer cancel()
-	if h := c.cfg.handler; h != nil {
+	h := c.cfg.handler
+	if h == nil {
+		h = st.r.cfg.handler
+	}
+	if h != nil {
 		var err error
 		if !c.guard("handler", func() { err = h(in) }) {
 			return nil // it is closing
@@ -727,15 +731,15 @@ func (c *Client) join(cmd *wire.Command) {
 }
 
 func (c *Client) tryJoin(cmd *wire.Command) error {
-	if err := c.authorize(cmd.Room); err != nil {
-		return err
-	}
 	r := c.room
 	if cmd.Room != r.name {
 		var err error
 		if r, err = c.hub.Room(cmd.Room); err != nil {
 			return err
 		}
+	}
+	if err := c.authorize(r); err != nil {
+		return err
 	}
 	ctx, cancel := context.WithTimeout(c.Context(), c.cfg.publishTimeout)
 	defer cancel()

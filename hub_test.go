@@ -1335,6 +1335,40 @@ func TestHandler(t *testing.T) {
 	}, hub.WithHandler(handler), hub.WithLogger(quiet))
 }
 
+// A room's own handler, OnJoin and authorization hold for whoever comes from another room.
+func TestOptionsOfTheRoomInQuestion(t *testing.T) {
+	var log sync.Map
+	inBubble(t, func(w *world) {
+		_, err := w.hub.Room("news",
+			hub.WithHandler(func(*hub.Incoming) error { return &hub.Refusal{Message: "read only"} }),
+			hub.WithOnJoin(func(c *hub.Client, r *hub.Room) { log.Store(r.Name(), c.Name()) }),
+			hub.WithAuthorize(func(c *hub.Client, _ string) error {
+				if c.Name() != "alice" {
+					return errors.New("no")
+				}
+				return nil
+			}))
+		require.NoError(t, err)
+		alice, _ := w.enter("lobby", "name=alice")
+		alice.send(`{"type":"join","room":"news"}`)
+		alice.until("welcome")
+		alice.send(`{"type":"publish","room":"news","id":"1","data":"x"}`)
+		require.Equal(t, "read only", alice.until("error").Message)
+		alice.send(`{"type":"publish","id":"1","data":"x"}`)
+		alice.until("ack")
+		name, _ := log.Load("news")
+		require.Equal(t, "alice", name)
+		_, ok := log.Load("lobby")
+		require.False(t, ok)
+		alice.send(`{"type":"join","room":"other"}`)
+		require.Equal(t, "forbidden", alice.until("error").Code, "other has no WithAuthorize")
+
+		bob, _ := w.enter("lobby", "name=bob")
+		bob.send(`{"type":"join","room":"news"}`)
+		require.Equal(t, "forbidden", bob.until("error").Code)
+	})
+}
+
 // A service with a wire format of its own: opaque bytes in and out.
 func TestRawFormat(t *testing.T) {
 	inBubble(t, func(w *world) {

@@ -338,7 +338,7 @@ func WithIdle(d time.Duration) SharedOption {
 // it: the room of the URL, before the upgrade, with 403, or 404 for an error that
 // wraps [ErrNoRoom]; and rooms that the client asks to join. It runs on the request's
 // or the client's goroutine. Without it, the room of the URL is allowed to anyone and
-// no other room to a connection. The client's [Client.Context] carries the values of
+// no other room to a connection. The function of the room in question is asked. The client's [Client.Context] carries the values of
 // its request.
 func WithAuthorize(f func(c *Client, room string) error) SharedOption {
 	need(f != nil, "WithAuthorize(nil)")

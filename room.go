@@ -102,6 +102,7 @@ func (r *Room) Name() string { return r.name }
 // [WithUser] it is a guest.
 func (r *Room) NewClient(opts ...ClientOption) *Client {
 	c := &Client{hub: r.hub, room: r, cfg: r.cfg, done: make(chan struct{})}
+	c.cfg.handler, c.cfg.onJoin, c.cfg.onLeave = nil, nil, nil // each room's, unless the client has its own
 	for _, o := range opts {
 		o.applyToClient(&c.cfg)
 	}
@@ -554,8 +555,15 @@ const lateRead = 10 * time.Millisecond
 // settle ends the joining, with the service's callback if the client is in.
 func (st *stay) settle(live bool) {
 	defer close(st.settled)
-	if st.told = live; live && st.c.cfg.onJoin != nil {
-		st.c.guard("OnJoin", func() { st.c.cfg.onJoin(st.c, st.r) })
+	if st.told = live; !live {
+		return
+	}
+	f := st.c.cfg.onJoin
+	if f == nil {
+		f = st.r.cfg.onJoin
+	}
+	if f != nil {
+		st.c.guard("OnJoin", func() { f(st.c, st.r) })
 	}
 }
 
@@ -575,8 +583,12 @@ func (st *stay) leave(reason string, linger bool, last *wsconn.Frame, why error)
 	st.cancel()
 	<-st.settled
 	st.loop.Leave(st.m, reason, linger, last)
-	if st.told && c.cfg.onLeave != nil {
-		c.guard("OnLeave", func() { c.cfg.onLeave(c, st.r, why) })
+	f := c.cfg.onLeave
+	if f == nil {
+		f = st.r.cfg.onLeave
+	}
+	if st.told && f != nil {
+		c.guard("OnLeave", func() { f(c, st.r, why) })
 	}
 }
 
