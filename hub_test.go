@@ -25,6 +25,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/chathub-go/hub"
+	"github.com/chathub-go/hub/broker"
 	"github.com/chathub-go/hub/internal/memnet"
 	"github.com/chathub-go/hub/internal/wsconn"
 )
@@ -1366,6 +1367,72 @@ func TestOptionsOfTheRoomInQuestion(t *testing.T) {
 		bob, _ := w.enter("lobby", "name=bob")
 		bob.send(`{"type":"join","room":"news"}`)
 		require.Equal(t, "forbidden", bob.until("error").Code)
+	})
+}
+
+// A lame broker keeps nothing of those called slow until their context ends.
+type lame struct{ broker.Broker }
+
+func (b lame) Publish(ctx context.Context, m *broker.Message) (broker.Receipt, error) {
+	if m.From.Name == "slow" {
+		<-ctx.Done()
+		return broker.Receipt{}, ctx.Err()
+	}
+	return b.Broker.Publish(ctx, m)
+}
+
+func TestSlowBrokerSlowsThatPublisherAlone(t *testing.T) {
+	b := broker.NewMemory()
+	inBubble(t, func(w *world) {
+		slow, _ := w.enter("lobby", "name=slow")
+		fast, _ := w.enter("lobby", "name=fast")
+		start := time.Now()
+		slow.send(`{"type":"publish","id":"1","data":1}`)
+		synctest.Wait()
+		fast.talk("m", 3)
+		require.Zero(t, time.Since(start))
+		e := slow.until("error")
+		require.Equal(t, "unavailable", e.Code)
+		require.Equal(t, "1", e.ID)
+		require.Positive(t, e.RetryAfterMS)
+		require.Equal(t, 10*time.Second, time.Since(start))
+	}, hub.WithBroker(lame{b}))
+	require.NoError(t, b.Close())
+}
+
+func TestClosedBrokerSendsClientsToComeBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := broker.NewMemory()
+		w := newWorld(t, hub.New(hub.WithBroker(b), hub.WithLogger(quiet)), nil)
+		t.Cleanup(w.close)
+		p, _ := w.enter("lobby", "name=alice")
+		require.NoError(t, b.Close())
+		require.Equal(t, 1012, p.closed().Code)
+		synctest.Wait()
+		require.Zero(t, w.hub.Stats().Rooms)
+		require.Equal(t, 503, w.get("/room/lobby", upgrade()).StatusCode)
+	})
+}
+
+func TestBlocking(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := hub.New(hub.WithBlocking())
+		returned := make(chan struct{})
+		w := newWorld(t, h, http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+			h.ServeHTTP(rw, r)
+			close(returned)
+		}))
+		t.Cleanup(w.close)
+		p := w.plain("lobby", "")
+		p.line()
+		synctest.Wait()
+		select {
+		case <-returned:
+			require.Fail(t, "returned with the client connected")
+		default:
+		}
+		p.leave()
+		<-returned
 	})
 }
 

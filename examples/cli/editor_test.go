@@ -83,7 +83,9 @@ func (s *screen) char(r rune) {
 	s.row()
 	row := s.rows[s.y]
 	if w == 0 {
-		row[s.x-1] += string(r)
+		if s.x > 0 {
+			row[s.x-1] += string(r)
+		}
 		return
 	}
 	for len(row) < s.x+w {
