@@ -15,9 +15,8 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"golang.org/x/time/rate"
-
 	"github.com/chathub-go/hub/broker"
+	"github.com/chathub-go/hub/internal/gate"
 	"github.com/chathub-go/hub/internal/room"
 	"github.com/chathub-go/hub/internal/wire"
 	"github.com/chathub-go/hub/internal/wsconn"
@@ -41,9 +40,7 @@ type Client struct {
 	key     uint32
 
 	// The reading goroutine only.
-	publishes *rate.Limiter
-	commands  *rate.Limiter
-	blocked   string // ordered=1: the id of the refused publish that must come next
+	gate *gate.Gate
 
 	pinged time.Time // the sweeper only: silence since when was answered with a ping
 
@@ -335,10 +332,7 @@ func (c *Client) Context() context.Context {
 
 // run is the client's reading goroutine.
 func (c *Client) run(home *stay) {
-	if c.cfg.rate > 0 {
-		c.publishes = rate.NewLimiter(rate.Limit(c.cfg.rate), c.cfg.burst)
-		c.commands = rate.NewLimiter(rate.Limit(c.cfg.rate), c.cfg.burst)
-	}
+	c.gate = gate.New(c.cfg.rate, c.cfg.burst, c.query.Ordered && c.door == room.JSON)
 	history := c.query.History
 	if history < 0 && c.door == room.JSON {
 		history = joinHistory
@@ -537,7 +531,7 @@ func (c *Client) frame(op wsconn.Opcode, p []byte) {
 	if op == wsconn.OpBinary {
 		kind = KindBinary
 	}
-	if c.publishes != nil && c.publishes.Wait(c.Context()) != nil {
+	if c.gate.Wait(c.Context()) != nil {
 		return // it is closing
 	}
 	c.publish(&wire.Command{Type: wire.CommandPublish, Kind: kind, Data: append([]byte(nil), p...)})
@@ -553,9 +547,13 @@ func (c *Client) command(op wsconn.Opcode, p []byte) {
 		c.refused(err)
 		return
 	}
-	if cmd.Type != wire.CommandPublish && c.commands != nil && !c.commands.Allow() {
+	pass := c.gate.Command
+	if cmd.Type == wire.CommandPublish {
+		pass = c.gate.Publish
+	}
+	if err := pass(&cmd); err != nil {
 		if cmd.Type != wire.CommandTyping { // it will type again
-			c.refused(tooFast(&cmd, c.commands))
+			c.refused(err)
 		}
 		return
 	}
@@ -577,15 +575,6 @@ func (c *Client) command(op wsconn.Opcode, p []byte) {
 	}
 }
 
-// tooFast is the refusal by a limiter, with the time until it would allow.
-func tooFast(cmd *wire.Command, l *rate.Limiter) *wire.Error {
-	wait := time.Duration((1 - l.Tokens()) / float64(l.Limit()) * float64(time.Second))
-	return &wire.Error{
-		ID: cmd.ID, Room: cmd.Room, Code: wire.CodeRate, Message: "too many at once: slow down",
-		RetryAfter: max(wait, time.Millisecond),
-	}
-}
-
 // stayIn returns the client's stay in the room of a command; where there is none, the
 // command was answered.
 func (c *Client) stayIn(cmd *wire.Command) *stay {
@@ -602,36 +591,16 @@ func (c *Client) stayIn(cmd *wire.Command) *stay {
 	return st
 }
 
-// publish handles a publish of either door.
+// publish handles a publish of either door that may pass.
 func (c *Client) publish(cmd *wire.Command) {
-	if c.query.Ordered && c.door == room.JSON {
-		switch {
-		case cmd.ID == "":
-			c.refused(&wire.Error{Room: cmd.Room, Code: wire.CodeBadRequest, Message: "id: needed on a connection with ordered=1"})
-			return
-		case c.blocked != "" && cmd.ID != c.blocked:
-			c.refused(&wire.Error{ID: cmd.ID, Room: cmd.Room, Code: wire.CodeOutOfOrder,
-				Message: "an earlier publish was refused and must come again first"})
-			return
-		}
-	}
 	err := c.tryPublish(cmd)
-	if err == nil {
-		c.blocked = ""
-		return
+	c.gate.Done(cmd, err)
+	if err != nil {
+		c.refused(err)
 	}
-	if c.query.Ordered && err.Retryable() {
-		c.blocked = cmd.ID
-	} else {
-		c.blocked = "" // refused for good: those after it need not wait
-	}
-	c.refused(err)
 }
 
 func (c *Client) tryPublish(cmd *wire.Command) *wire.Error {
-	if c.door == room.JSON && c.publishes != nil && !c.publishes.Allow() {
-		return tooFast(cmd, c.publishes)
-	}
 	name := cmd.Room
 	if name == "" {
 		name = c.room.name

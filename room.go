@@ -404,11 +404,16 @@ func (st *stay) reserve(ctx context.Context) error {
 // missing than one page, a goroutine sends the rest.
 func (st *stay) enter(since broker.Cursor, resume bool, history int) error {
 	c := st.c
-	j, recovery, err := st.firstPage(since, resume, history)
+	st.m = &room.Member{
+		Who: c.who, Door: c.door, Conn: c.conn, Slow: st.r.cfg.slow, Lag: &st.r.hub.slow, Owner: st,
+	}
+	arrival := &room.Arrival{Loop: st.loop, Member: st.m, Reader: c.hub.reader}
+	j, recovery, err := arrival.FirstPage(st.ctx, since, resume, history)
 	if err != nil {
 		st.loop.Free()
 		return err
 	}
+	j.Key = c.key
 	kept := c.hub.history(st.r.name)
 	j.Welcome = func(start broker.Cursor, members []broker.Member, count int) *wsconn.Frame {
 		return c.welcome(st.r, recovery, kept, start, members, count)
@@ -431,7 +436,8 @@ func (st *stay) enter(since broker.Cursor, resume bool, history int) error {
 		st.settle(true)
 		return nil
 	}
-	c.settling.Go(func() { st.catchUp(j.At) })
+	arrival.Loop = st.loop // another, where that one idled away meanwhile
+	c.settling.Go(func() { st.catchUp(arrival, j.At) })
 	return nil
 }
 
@@ -452,105 +458,15 @@ func (st *stay) join(j *room.Joining) (live bool, err error) {
 	}
 }
 
-// firstPage reads what the client gets with its welcome.
-func (st *stay) firstPage(since broker.Cursor, resume bool, history int) (j *room.Joining, recovery string, err error) {
-	c := st.c
-	stream := st.loop.Stream()
-	encode := func(m *broker.Message) *wsconn.Frame { return stream.Message(c.door, m) }
-	st.m = &room.Member{
-		Who: c.who, Door: c.door, Conn: c.conn, Slow: st.r.cfg.slow, Lag: &st.r.hub.slow, Owner: st,
-	}
-	j = &room.Joining{Member: st.m, Key: c.key}
-	recovery = wire.RecoveryNew
-	if resume {
-		page, err := st.r.hub.reader.Since(st.ctx, st.r.name, since)
-		if err != nil {
-			return nil, "", err
-		}
-		recovery = page.Verdict.String()
-		if page.Verdict != broker.Reset {
-			j.Start, j.At = since, page.Next
-			if page.Verdict == broker.Gap {
-				j.First = append(j.First, stream.Gap(c.door, page.Gap))
-			}
-			j.First = append(j.First, page.Frames(c.door, encode)...)
-			return j, recovery, nil
-		}
-	}
-	if history <= 0 {
-		j.Fresh = true
-		return j, recovery, nil
-	}
-	page, err := st.r.hub.reader.Before(st.ctx, st.r.name, 0, history)
+// catchUp sends what the client missed, until the loop takes over.
+func (st *stay) catchUp(arrival *room.Arrival, at broker.Cursor) {
+	live, err := arrival.CatchUp(st.ctx, at)
 	if err != nil {
-		return nil, "", err
+		st.c.cfg.logger.Warn("hub: history could not be read", "room", st.r.name, "err", err)
+		st.c.Close(CodeInternal, "history could not be read")
 	}
-	if len(page.Messages) == 0 {
-		j.Fresh = true
-		return j, recovery, nil
-	}
-	first := page.Messages[0]
-	// Which message stood before the first is not known: a cursor without its tag.
-	j.Start = broker.Cursor{Epoch: first.Cursor.Epoch, Seq: first.Prev}
-	j.At = page.Messages[len(page.Messages)-1].Cursor
-	j.First = page.Frames(c.door, encode)
-	return j, recovery, nil
+	st.settle(live)
 }
-
-// catchUp sends what the client missed, page after page and no faster than it reads,
-// until the loop takes over.
-func (st *stay) catchUp(at broker.Cursor) {
-	live := false
-	defer func() { st.settle(live) }()
-	c := st.c
-	stream := st.loop.Stream()
-	encode := func(m *broker.Message) *wsconn.Frame { return stream.Message(c.door, m) }
-	for {
-		// Live with a queue that is half empty: a burst right then is no reason to be
-		// taken for slow.
-		if c.conn.SendWait(st.ctx, wsconn.NewBatch()) != nil {
-			return
-		}
-		var err error
-		if live, err = st.loop.Live(st.ctx, st.m, at); live || errors.Is(err, room.ErrStopped) || st.ctx.Err() != nil {
-			return
-		}
-		page, err := st.r.hub.reader.Since(st.ctx, st.r.name, at)
-		if err != nil {
-			if st.ctx.Err() == nil {
-				c.cfg.logger.Warn("hub: history could not be read", "room", st.r.name, "err", err)
-				c.Close(CodeInternal, "history could not be read")
-			}
-			return
-		}
-		next := page.Next // the page is shared: not to be changed
-		var frames []*wsconn.Frame
-		switch page.Verdict {
-		case broker.Gap: // it fell off what is kept on the way
-			frames = append(frames, stream.Gap(c.door, page.Gap))
-		case broker.Reset: // the history was lost on the way: on with the new one, from its beginning
-			stream = st.loop.NewStream(page.Head.Epoch)
-			frames = append(frames, stream.Reset(c.door, at.Seq, 1))
-			next = broker.Cursor{Epoch: page.Head.Epoch}
-		}
-		frames = append(frames, page.Frames(c.door, encode)...)
-		if next == at && len(frames) == 0 { // a broker that shows what it kept late
-			select {
-			case <-time.After(lateRead):
-			case <-st.ctx.Done():
-				return
-			}
-		}
-		at = next
-		if b := room.NonNil(frames); b != nil && c.conn.SendWait(st.ctx, b) != nil {
-			return
-		}
-	}
-}
-
-// lateRead is how long a catch-up waits for a message that the loop has and the
-// broker's history does not show yet.
-const lateRead = 10 * time.Millisecond
 
 // settle ends the joining, with the service's callback if the client is in.
 func (st *stay) settle(live bool) {

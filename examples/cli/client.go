@@ -114,7 +114,7 @@ func (c *client) run(ctx context.Context) error {
 			c.leave()
 			c.grace = 0
 			if !c.before {
-				return nil
+				return c.result()
 			}
 		case <-timer.C:
 		}
@@ -197,7 +197,11 @@ func (c *client) silence() time.Duration {
 
 // result is what run returns in the end.
 func (c *client) result() error {
-	switch n := len(c.out.lines) + c.failed; {
+	n := len(c.out.lines)
+	if c.wait { // nobody at a terminal read of it before
+		n += c.failed
+	}
+	switch {
 	case n == 1:
 		return errors.New("1 line was not sent")
 	case n > 1:

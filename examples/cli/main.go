@@ -109,7 +109,7 @@ const maxInput = 1 << 20
 func onPipe(u *url.URL, name string) error {
 	input := make(chan string)
 	broken := make(chan error, 1)
-	go func() {
+	go func() { // may wait for input until the process ends
 		in := bufio.NewScanner(os.Stdin)
 		in.Buffer(nil, maxInput)
 		for in.Scan() {
@@ -152,7 +152,7 @@ func onTerminal(u *url.URL, name string) error {
 	ed := newEditor(os.Stdin, os.Stdout, func() (int, int, error) { return term.GetSize(int(os.Stdout.Fd())) })
 	defer ed.Hide()
 
-	if name == "" {
+	if name == "" && u.Query().Get("name") == "" {
 		ed.Print("What is your name? (The server picks one for you if you only press Enter.)")
 		ed.SetPrompt("name: ")
 		if name, err = ed.ReadLine(); err != nil {
@@ -164,7 +164,7 @@ func onTerminal(u *url.URL, name string) error {
 
 	quit := signals()
 	input := make(chan string)
-	go func() {
+	go func() { // waits for keys until the process ends
 		for left := false; ; {
 			text, err := ed.ReadLine()
 			switch {

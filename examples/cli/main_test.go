@@ -165,6 +165,24 @@ func (l *cutter) cut() {
 	}
 }
 
+func TestRoomURL(t *testing.T) {
+	for _, tc := range []struct{ addr, room, name, want string }{
+		{"localhost:8000", "lobby", "alice", "ws://localhost:8000/room?name=alice"},
+		{"chat_server:8000", "lobby", "NAME", "ws://chat_server:8000/room?name=NAME"},
+		{":8000", "den", "", "ws://localhost:8000/room/den"},
+		{"example.com", "a b&c%?", "山", "ws://example.com/room/a%20b&c%25%3F?name=%E5%B1%B1"},
+		{"wss://example.com/", "den", "a", "wss://example.com/room/den?name=a"},
+		{"https://example.com/chat", "lobby", "a", "wss://example.com/chat?name=a"},
+		{"ws://example.com/chat", "den", "a", "ws://example.com/chat/den?name=a"},
+		{"ws://example.com/room?name=x&token=y#z", "lobby", "", "ws://example.com/room?name=x&token=y"},
+		{"[::1]:8000", "lobby", "a", "ws://[::1]:8000/room?name=a"},
+	} {
+		u, err := roomURL(tc.addr, tc.room)
+		require.NoError(t, err, tc.addr)
+		require.Equal(t, tc.want, withName(u, tc.name).String())
+	}
+}
+
 // TestPipe is the example of the README.
 func TestPipe(t *testing.T) {
 	s := startHub(t)

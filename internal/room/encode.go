@@ -205,17 +205,6 @@ func forDoor(door int, frames ...*wsconn.Frame) *fanout.Batches {
 	return out
 }
 
-// NonNil is a batch of the frames that are not nil; nil where all are.
-func NonNil(frames []*wsconn.Frame) *wsconn.Batch {
-	if b := forDoor(0, frames...); b != nil {
-		return b[0]
-	}
-	return nil
-}
-
-// Gap encodes that messages are missing, for a door; nil where it shows nothing of it.
-func (s *Stream) Gap(door int, g broker.GapBounds) *wsconn.Frame { return s.gap(door, g, false) }
-
 // Reset encodes, for a door, that another history follows: s is its stream, after the
 // last seq of the one before, and before its first.
 func (s *Stream) Reset(door int, after, before uint64) *wsconn.Frame {

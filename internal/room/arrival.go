@@ -1,0 +1,122 @@
+package room
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/chathub-go/hub/broker"
+	"github.com/chathub-go/hub/internal/catchup"
+	"github.com/chathub-go/hub/internal/wire"
+	"github.com/chathub-go/hub/internal/wsconn"
+)
+
+// lateRead is how long a catch-up waits for a message that the loop has and the
+// broker's history does not show yet.
+const lateRead = 10 * time.Millisecond
+
+// An Arrival gives a member what it missed. Its methods belong to one goroutine.
+type Arrival struct {
+	Loop   *Loop
+	Member *Member
+	Reader *catchup.Reader
+}
+
+// FirstPage reads what the member gets with its welcome: the first page after a cursor,
+// if it has one of this history, or else the last messages. It returns the joining, but
+// for its Key and Welcome, and the word for the welcome's recovery.
+func (a *Arrival) FirstPage(ctx context.Context, since broker.Cursor, resume bool, history int) (*Joining, string, error) {
+	j := &Joining{Member: a.Member}
+	recovery := wire.RecoveryNew
+	if resume {
+		page, err := a.Reader.Since(ctx, a.Loop.cfg.Name, since)
+		if err != nil {
+			return nil, "", err
+		}
+		recovery = page.Verdict.String()
+		if page.Verdict != broker.Reset {
+			j.Start, j.At = since, page.Next
+			j.First = a.frames(a.Loop.Stream(), page)
+			return j, recovery, nil
+		}
+	}
+	if history <= 0 {
+		j.Fresh = true
+		return j, recovery, nil
+	}
+	page, err := a.Reader.Before(ctx, a.Loop.cfg.Name, 0, history)
+	if err != nil {
+		return nil, "", err
+	}
+	j.Start, j.At = page.Head, page.Head
+	if n := len(page.Messages); n > 0 {
+		// Which message stood before the first is not known: a cursor without its tag.
+		j.Start = broker.Cursor{Epoch: page.Messages[0].Cursor.Epoch, Seq: page.Messages[0].Prev}
+		j.At = page.Messages[n-1].Cursor
+		j.First = a.frames(a.Loop.Stream(), page)
+	}
+	return j, recovery, nil
+}
+
+// CatchUp sends what follows a position, page after page and no faster than the client
+// reads, until the loop takes over. Where it returns false, the error says whether the
+// history could not be read; there is none where the member is leaving.
+func (a *Arrival) CatchUp(ctx context.Context, at broker.Cursor) (live bool, err error) {
+	stream := a.Loop.Stream()
+	for {
+		// Live with a queue that is half empty: a burst right then is no reason to be
+		// taken for slow.
+		if a.Member.Conn.SendWait(ctx, wsconn.NewBatch()) != nil {
+			return false, nil
+		}
+		live, err = a.Loop.Live(ctx, a.Member, at)
+		if live || errors.Is(err, ErrStopped) || ctx.Err() != nil {
+			return live, nil
+		}
+		page, err := a.Reader.Since(ctx, a.Loop.cfg.Name, at)
+		switch {
+		case ctx.Err() != nil:
+			return false, nil
+		case err != nil:
+			return false, err
+		}
+		var frames []*wsconn.Frame
+		next := page.Next
+		if page.Verdict == broker.Reset { // the history was lost on the way: on with the new one, from its beginning
+			next = broker.Cursor{Epoch: page.Head.Epoch}
+			stream = a.Loop.NewStream(next.Epoch)
+			frames = append(frames, stream.Reset(a.Member.Door, at.Seq, 1))
+		} else {
+			frames = a.frames(stream, page)
+		}
+		if next == at && len(frames) == 0 { // a broker that shows what it kept late
+			select {
+			case <-time.After(lateRead):
+			case <-ctx.Done():
+				return false, nil
+			}
+		}
+		at = next
+		if b := nonNil(frames); b != nil && a.Member.Conn.SendWait(ctx, b) != nil {
+			return false, nil
+		}
+	}
+}
+
+// frames encodes a page, with its gap if there is one.
+func (a *Arrival) frames(stream *Stream, page *catchup.Page) []*wsconn.Frame {
+	door := a.Member.Door
+	frames := page.Frames(door, func(m *broker.Message) *wsconn.Frame { return stream.Message(door, m) })
+	if page.Verdict == broker.Gap {
+		frames = append([]*wsconn.Frame{stream.gap(door, page.Gap, false)}, frames...)
+	}
+	return frames
+}
+
+// nonNil is a batch of the frames that are not nil; nil where all are.
+func nonNil(frames []*wsconn.Frame) *wsconn.Batch {
+	if b := forDoor(0, frames...); b != nil {
+		return b[0]
+	}
+	return nil
+}
