@@ -339,10 +339,10 @@ func (h *Hub) Stats() Stats {
 	return s
 }
 
-// Shutdown ends the hub in good order: nobody is let in any more (503), JSON clients
-// are told to come back (drain), publishes are refused; what was accepted reaches its
-// members; then every client gets a close frame with 1012, and Shutdown waits until all
-// have gone and no goroutine of the hub is left. If ctx ends first, the remaining
+// Shutdown ends the hub in good order: nobody is let in any more (503) and publishes
+// are refused; what was accepted reaches its members; they are told that the hub goes
+// away, and JSON clients when to come back (drain); then every client gets a close frame
+// with 1012, and Shutdown waits until all have gone and no goroutine of the hub is left. If ctx ends first, the remaining
 // connections are cut, and its error is returned once nothing is left. Other calls wait
 // for the first. It must not be called from a callback.
 func (h *Hub) Shutdown(ctx context.Context) error {
@@ -366,15 +366,13 @@ func (h *Hub) Shutdown(ctx context.Context) error {
 	h.mu.Unlock()
 	defer close(h.shut)
 
-	for _, c := range h.snapshot() {
-		c.drain()
-	}
 	select {
 	case <-h.quiet:
 	case <-ctx.Done():
 	}
 	h.drainRooms(ctx)
 	for _, c := range h.snapshot() {
+		c.drain()
 		c.Close(CodeRestart, "server is restarting")
 	}
 	select {

@@ -84,6 +84,9 @@ func TestService(t *testing.T) {
 	require.Equal(t, "bob: hello", read(t, a))
 
 	tab := dial(t, bob, at+"/chat/general") // the same user: joins once, leaves once
+	require.NoError(t, tab.Write(t.Context(), wsconn.OpText, []byte("two tabs")))
+	require.Equal(t, "bob: two tabs", read(t, tab)) // it is in the room
+	require.Equal(t, "bob: two tabs", read(t, a))
 	status, _ := post(t, alice, at+"/announce", url.Values{"room": {"general"}, "text": {"lunch"}})
 	require.Equal(t, http.StatusNoContent, status)
 	require.Equal(t, "* alice announces: lunch", read(t, a))

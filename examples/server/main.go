@@ -87,11 +87,20 @@ func run(args []string) error {
 	}
 	draining.Store(true)
 	forced, force := context.WithCancelCause(context.Background())
-	go func() {
-		<-stop
-		force(errors.New("a second signal: not waiting for clients"))
-	}()
+	go func() { force(secondSignal(stop)) }()
 	return shutdown(forced, h, srv)
+}
+
+// secondSignal returns when someone does not want to wait. What comes together with
+// the first signal is that one again: timeout(1), for one, signals a process and then its group.
+func secondSignal(stop <-chan os.Signal) error {
+	first := time.Now()
+	for range stop {
+		if time.Since(first) > 250*time.Millisecond {
+			break
+		}
+	}
+	return errors.New("a second signal: not waiting for clients")
 }
 
 // shutdown drains the hub first: its clients are no longer connections that the

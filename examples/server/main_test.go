@@ -16,6 +16,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -214,13 +215,16 @@ func TestDrain(t *testing.T) {
 		t.Run(sig.String(), func(t *testing.T) {
 			p := start(t)
 			alice := dial(t, "ws://"+p.addr+"/room?name=alice", "hub.v1.json")
-			event(t, alice, "welcome")
+			event(t, alice, "joined")
 			bob := dial(t, "ws://"+p.addr+"/room?name=bob")
 			require.Equal(t, "* bob joined", read(t, bob))
 			write(t, alice, `{"type":"publish","id":"1","data":"last words"}`)
-			event(t, alice, "ack")
+			var got string
+			for !strings.Contains(got, `"ack"`) {
+				got += read(t, alice)
+			}
 			require.NoError(t, p.Process.Signal(sig))
-			require.Contains(t, untilRestart(t, alice), `"data":"last words"`)
+			require.Contains(t, got+untilRestart(t, alice), `"data":"last words"`)
 			require.Contains(t, untilRestart(t, bob), "alice: last words")
 			code, log := p.wait()
 			require.Equal(t, 0, code, log)
@@ -245,24 +249,35 @@ func untilRestart(t *testing.T, conn *wsconn.ClientConn) (read string) {
 
 // TestSecondSignal: who does not want to wait for a client that never reads.
 func TestSecondSignal(t *testing.T) {
-	p := start(t)
-	conn, err := net.Dial("tcp", p.addr) // a client that neither reads nor answers a close frame
+	h := newHub(settings{}, newLog(io.Discard, true))
+	srv := httptest.NewServer(handler(h, new(atomic.Bool)))
+	defer srv.Close()
+	conn, err := net.Dial("tcp", srv.Listener.Addr().String()) // it neither reads nor answers a close frame
 	require.NoError(t, err)
 	defer conn.Close()
-	io.WriteString(conn, "GET /room?name=stuck HTTP/1.1\r\nHost: "+p.addr+"\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
+	io.WriteString(conn, "GET /room?name=stuck HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
 		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
-	_, err = io.ReadFull(conn, make([]byte, len("HTTP/1.1 101")))
-	require.NoError(t, err)
-	watch := dial(t, "ws://"+p.addr+"/room?name=watch", "hub.v1.json")
+	watch := dial(t, srv.URL+"/room?name=watch", "hub.v1.json")
 	event(t, watch, "joined")
-	require.NoError(t, p.Process.Signal(syscall.SIGTERM))
-	event(t, watch, "drain") // it has heard the first one
-	require.NoError(t, p.Process.Signal(syscall.SIGTERM))
-	code, log := p.wait()
-	if code != 0 { // 0: it had ended before the second one came
-		require.Equal(t, 1, code)
-		require.Contains(t, log, "server: a second signal")
-	}
+
+	forced, force := context.WithCancelCause(t.Context())
+	done := make(chan error)
+	go func() { done <- shutdown(forced, h, srv.Config) }()
+	event(t, watch, "drain")
+	force(io.ErrUnexpectedEOF)
+	require.ErrorIs(t, <-done, io.ErrUnexpectedEOF)
+}
+
+func TestOneSignalSentTwice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		stop := make(chan os.Signal, 1)
+		begin := time.Now()
+		time.AfterFunc(0, func() { stop <- syscall.SIGTERM })
+		time.AfterFunc(100*time.Millisecond, func() { stop <- syscall.SIGTERM })
+		time.AfterFunc(300*time.Millisecond, func() { stop <- syscall.SIGTERM })
+		require.Error(t, secondSignal(stop))
+		require.Equal(t, 300*time.Millisecond, time.Since(begin))
+	})
 }
 
 // TestQuiet: only errors are logged.
