@@ -232,26 +232,6 @@ func (p *peer) until(typ string) event {
 	}
 }
 
-// silent says that nothing comes for a while.
-func (p *peer) silent(d time.Duration) {
-	p.t.Helper()
-	got := make(chan string, 1)
-	go func() {
-		if _, s, err := p.read(); err == nil {
-			got <- s
-		} else {
-			got <- err.Error()
-		}
-	}()
-	select {
-	case s := <-got:
-		require.Fail(p.t, "expected silence", s)
-	case <-time.After(d):
-		p.ws.CloseNow() // ends the read
-		<-got
-	}
-}
-
 func (p *peer) send(s string) {
 	p.t.Helper()
 	require.NoError(p.t, p.ws.Write(context.Background(), wsconn.OpText, []byte(s)))

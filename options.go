@@ -38,7 +38,6 @@ type (
 	option       func(*config)
 	sharedOption func(*config)
 	hubOption    func(*config)
-	roomOption   func(*config)
 	clientOption func(*config)
 )
 
@@ -48,7 +47,6 @@ func (o option) applyToClient(c *config)       { o(c) }
 func (o sharedOption) applyToHub(c *config)    { o(c) }
 func (o sharedOption) applyToRoom(c *config)   { o(c) }
 func (o hubOption) applyToHub(c *config)       { o(c) }
-func (o roomOption) applyToRoom(c *config)     { o(c) }
 func (o clientOption) applyToClient(c *config) { o(c) }
 
 // config holds every option's value; each level has its own copy.
