@@ -29,11 +29,13 @@ type Client struct {
 	room   *Room // of the URL
 	cfg    config
 	served atomic.Bool
-	busy   atomic.Bool // its reader is not reading
+	busy   atomic.Int64 // when its reader last went back to reading, as UnixNano; -1: it is not reading
 	done   chan struct{}
 
+	callback chan struct{} // holds a value while OnJoin or OnLeave runs
+
 	// Set by ServeHTTP before the client's first goroutine, and then not changed.
-	who     Member
+	who     Member // under mu too: ID, User and Name may be called at any time
 	session string // secret; "" where the service gave the user
 	query   wire.Query
 	door    int
@@ -44,7 +46,7 @@ type Client struct {
 
 	pinged time.Time // the sweeper only: silence since when was answered with a ping
 
-	settling sync.WaitGroup // goroutines other than the reading one
+	settling sync.WaitGroup // catch-ups
 
 	mu      sync.Mutex // guards what follows
 	ctx     context.Context
@@ -61,6 +63,7 @@ type Client struct {
 type stay struct {
 	c      *Client
 	r      *Room
+	cfg    *config // the room's
 	loop   *room.Loop
 	m      *room.Member
 	home   bool // the room of the URL
@@ -69,6 +72,8 @@ type stay struct {
 
 	settled chan struct{} // closed when it is live, or never will be, and OnJoin has returned
 	told    bool          // OnJoin was called; set before settled is closed
+	leaving bool          // under the client's mu
+	gone    chan struct{} // closed when it has left and OnLeave has returned
 }
 
 // ServeHTTP upgrades the request and makes the client a member of its room. It returns
@@ -89,7 +94,11 @@ func (c *Client) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	// net/http ends the request's context when this returns; the client lives on.
 	ctx, cancel := context.WithCancelCause(context.WithoutCancel(r.Context()))
 	c.mu.Lock()
-	c.ctx, c.cancel = ctx, cancel
+	early := c.cancel
+	c.ctx, c.cancel = ctx, func(cause error) { cancel(cause); early(cause) }
+	if c.closing != nil { // Close came first
+		cancel(c.closing)
+	}
 	c.mu.Unlock()
 
 	st, err := c.accept(w, r)
@@ -106,17 +115,9 @@ func (c *Client) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // accept does all that may refuse the request, then the upgrade. Where it fails, w was
 // answered.
 func (c *Client) accept(w http.ResponseWriter, r *http.Request) (_ *stay, err error) {
-	opts := &wsconn.Options{
-		Subprotocols:  []string{wire.Subprotocol},
-		Origins:       c.cfg.origins,
-		ReadLimit:     int64(c.cfg.messageLimit),
-		QueueMessages: c.cfg.queueMessages,
-		QueueBytes:    c.cfg.queueBytes,
-		WriteTimeout:  c.cfg.writeTimeout,
-		CloseTimeout:  c.cfg.closeTimeout,
-		GapFrame: func(stream any, after, before uint64, missed int) *wsconn.Frame {
-			return room.GapFrame(c.door)(stream, after, before, missed)
-		},
+	opts := c.cfg.handshake()
+	opts.GapFrame = func(stream any, after, before uint64, missed int) *wsconn.Frame {
+		return room.GapFrame(c.door)(stream, after, before, missed)
 	}
 	if !wsconn.Check(w, r, opts) {
 		return nil, errHandshake
@@ -139,12 +140,14 @@ func (c *Client) accept(w http.ResponseWriter, r *http.Request) (_ *stay, err er
 		return nil, err
 	}
 	st := c.newStay(c.room, true)
-	if err = st.reserve(r.Context()); err != nil {
+	if err = st.reserveFor(r.Context()); err != nil {
+		st.cancel()
 		refuse(w, err)
 		return nil, err
 	}
 	conn, err := wsconn.Accept(w, r, opts)
 	if err != nil {
+		st.cancel()
 		st.loop.Free()
 		return nil, err
 	}
@@ -166,13 +169,23 @@ func (c *Client) accept(w http.ResponseWriter, r *http.Request) (_ *stay, err er
 
 // identify finds out who the client is, by option or by the query.
 func (c *Client) identify(r *http.Request) error {
-	q, err := wire.ParseQuery(r.URL.Query())
+	values := r.URL.Query()
+	if c.cfg.hasUser { // who it is comes from the service: the query does not count
+		delete(values, "session")
+		delete(values, "name")
+	}
+	if c.cfg.hasName {
+		delete(values, "name")
+	}
+	q, err := wire.ParseQuery(values)
 	if err != nil {
 		return &badRequest{err}
 	}
 	c.query = q
-	c.who.Client = "c-" + strings.ToLower(rand.Text()[:16]) // 80 bits
 	c.key = mrand.Uint32()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.who.Client = "c-" + strings.ToLower(rand.Text()[:16]) // 80 bits
 	if c.cfg.hasUser {
 		if c.cfg.user == "" || len(c.cfg.user) > 256 || !utf8.ValidString(c.cfg.user) || strings.HasPrefix(c.cfg.user, wire.GuestPrefix) {
 			return fmt.Errorf("%w: the service gave no valid user", errForbidden)
@@ -202,13 +215,14 @@ func (c *Client) identify(r *http.Request) error {
 
 // authorize asks the service whether the client may be in a room.
 func (c *Client) authorize(r *Room) (err error) {
-	if r.cfg.authorize == nil {
-		if r == c.room {
+	f := r.config().authorize
+	if f == nil {
+		if r.name == c.room.name {
 			return nil
 		}
 		return errForbidden
 	}
-	if !c.guard("authorize", func() { err = r.cfg.authorize(c, r.name) }) {
+	if !c.guard("authorize", func() { err = f(c, r.name) }) {
 		return errPanic
 	}
 	if err != nil && !errors.Is(err, ErrNoRoom) {
@@ -218,13 +232,19 @@ func (c *Client) authorize(r *Room) (err error) {
 }
 
 // ID returns the connection's id, as in Member.Client; "" before ServeHTTP.
-func (c *Client) ID() string { return c.who.Client }
+func (c *Client) ID() string { return c.identity().Client }
 
 // User returns who the client is; "" before ServeHTTP. A guest's begins with "guest:".
-func (c *Client) User() string { return c.who.User }
+func (c *Client) User() string { return c.identity().User }
 
 // Name returns what others see; "" before ServeHTTP.
-func (c *Client) Name() string { return c.who.Name }
+func (c *Client) Name() string { return c.identity().Name }
+
+func (c *Client) identity() Member {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.who
+}
 
 // Rooms yields the rooms that the client is in, in no order.
 func (c *Client) Rooms() iter.Seq[*Room] {
@@ -280,8 +300,9 @@ func (c *Client) connection() *wsconn.Conn {
 }
 
 // Close ends the connection with a close frame of that code and reason, after what
-// already waits for the client. Codes are those of RFC 6455 section 7.4 and 3000 to
-// 4999; the reason is cut to 123 bytes. It does not block; Done tells when the client has gone. The first
+// already waits for the client. Codes that may be sent are 1000 to 1003, 1007 to 1014 and
+// 3000 to 4999 (RFC 6455 section 7.4); any other sends a close frame without a code. The
+// reason is cut to 123 bytes. It does not block; Done tells when the client has gone. The first
 // call counts.
 func (c *Client) Close(code int, reason string) {
 	c.mu.Lock()
@@ -321,8 +342,8 @@ func (c *Client) Err() error {
 	return c.err
 }
 
-// Context carries the values of the client's request and ends with the client, or when
-// Close is called. What the request's middleware released when its handler returned is
+// Context carries the values of the client's request, once ServeHTTP was called, and ends
+// with the client, or when Close is called. What the request's middleware released when its handler returned is
 // gone, unless [WithBlocking] is set.
 func (c *Client) Context() context.Context {
 	c.mu.Lock()
@@ -337,9 +358,12 @@ func (c *Client) run(home *stay) {
 	if history < 0 && c.door == room.JSON {
 		history = joinHistory
 	}
+	c.busy.Store(-1)
 	if err := home.enter(c.query.Since, c.query.HasSince, history); err != nil {
+		c.cfg.logger.Warn("hub: a client could not enter its room", "room", c.room.name, "err", err)
 		c.Close(closeCode(err), "room could not be entered")
 	}
+	c.busy.Store(time.Now().UnixNano())
 	var err error
 	for {
 		var op wsconn.Opcode
@@ -349,9 +373,9 @@ func (c *Client) run(home *stay) {
 		if op, p, err = c.conn.Read(context.Background()); err != nil {
 			break
 		}
-		c.busy.Store(true)
+		c.busy.Store(-1)
 		c.frame(op, p)
-		c.busy.Store(false)
+		c.busy.Store(time.Now().UnixNano())
 	}
 	c.finish(err)
 }
@@ -404,8 +428,10 @@ func (c *Client) closeError(cause error) *CloseError {
 // back first, and what OnLeave gets.
 func departure(err *CloseError, door int) (reason string, linger bool, why error) {
 	switch {
+	case err.Remote && (err.Code == CodeNormal || err.Code == CodeGoingAway || err.Code == codeNone):
+		return "", false, nil
 	case err.Remote:
-		return "", false, nil // whatever the code, it said goodbye
+		return "", false, err // whatever the code, it said goodbye
 	case err.Code == CodeLost:
 		reason, linger = wire.ReasonLost, true
 	case err.Code == CodeSlow:
@@ -433,8 +459,8 @@ func (c *Client) drain() {
 	case c.door == room.JSON:
 		d := wire.Drain{ReconnectAfterMS: mrand.Int64N(drainSpread.Milliseconds())}
 		f = room.Encode(func(b []byte) []byte { return wire.AppendDrain(b, &d) })
-	case c.room.cfg.text.f.Drain != nil:
-		f = wsconn.NewFrame(wsconn.OpText, []byte(c.room.cfg.text.f.Drain()))
+	case c.cfg.text.f.Drain != nil:
+		f = wsconn.NewFrame(wsconn.OpText, []byte(c.cfg.text.f.Drain()))
 	default:
 		return
 	}
@@ -447,10 +473,14 @@ const drainSpread = 5 * time.Second
 // sweep pings a silent client, and cuts one that has been silent for too long.
 func (c *Client) sweep(now time.Time, tick time.Duration) {
 	conn := c.connection()
-	if conn == nil || c.busy.Load() {
+	busy := c.busy.Load()
+	if conn == nil || busy < 0 {
 		return
 	}
 	last := conn.LastRead()
+	if since := time.Unix(0, busy); since.After(last) { // it could not hear the client before
+		last = since
+	}
 	jitter := tick * time.Duration(c.key%64) / 64 // clients of one moment are not pinged in one moment
 	switch silent := now.Sub(last); {
 	case silent >= c.cfg.deadAfter:
@@ -476,6 +506,13 @@ func (c *Client) guard(what string, callback func()) (ok bool) {
 	return true
 }
 
+// inTurn is guard for OnJoin and OnLeave, of which one client has one at a time.
+func (c *Client) inTurn(what string, callback func()) {
+	c.callback <- struct{}{}
+	defer func() { <-c.callback }()
+	c.guard(what, callback)
+}
+
 // An Incoming is a message that a client sent, before it is published.
 type Incoming struct {
 	Client *Client
@@ -490,7 +527,8 @@ type Incoming struct {
 	ack *wire.Ack // set once it was published
 }
 
-// Publish publishes the message now, and answers its client with an ack when the handler has returned.
+// Publish publishes the message now; its client gets the ack when the handler has
+// returned, whatever that returns. It is for the handler's goroutine only.
 func (in *Incoming) Publish(ctx context.Context) error {
 	if in.ack != nil {
 		return nil
@@ -575,6 +613,16 @@ func (c *Client) command(op wsconn.Opcode, p []byte) {
 	}
 }
 
+// stay returns the client's stay in a room, nil where there is none or it is leaving.
+func (c *Client) stay(name string) *stay {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if st := c.stays[name]; st != nil && !st.leaving {
+		return st
+	}
+	return nil
+}
+
 // stayIn returns the client's stay in the room of a command; where there is none, the
 // command was answered.
 func (c *Client) stayIn(cmd *wire.Command) *stay {
@@ -582,9 +630,7 @@ func (c *Client) stayIn(cmd *wire.Command) *stay {
 	if name == "" {
 		name = c.room.name
 	}
-	c.mu.Lock()
-	st := c.stays[name]
-	c.mu.Unlock()
+	st := c.stay(name)
 	if st == nil {
 		c.refused(&wire.Error{ID: cmd.ID, Room: name, Code: wire.CodeNotInRoom, Message: "not in that room"})
 	}
@@ -605,9 +651,7 @@ func (c *Client) tryPublish(cmd *wire.Command) *wire.Error {
 	if name == "" {
 		name = c.room.name
 	}
-	c.mu.Lock()
-	st := c.stays[name]
-	c.mu.Unlock()
+	st := c.stay(name)
 	if st == nil {
 		return &wire.Error{ID: cmd.ID, Room: name, Code: wire.CodeNotInRoom, Message: "not in that room"}
 	}
@@ -619,7 +663,7 @@ func (c *Client) tryPublish(cmd *wire.Command) *wire.Error {
 	defer cancel()
 	h := c.cfg.handler
 	if h == nil {
-		h = st.r.cfg.handler
+		h = st.cfg.handler
 	}
 	if h != nil {
 		var err error
@@ -632,7 +676,9 @@ func (c *Client) tryPublish(cmd *wire.Command) *wire.Error {
 			}
 			err = nil
 		}
-		if err != nil {
+		if err != nil && in.ack != nil {
+			c.cfg.logger.Error("hub: the handler failed after it had published", "room", name, "client", c.who.Client, "err", err)
+		} else if err != nil {
 			return c.explain(cmd, err, true)
 		}
 	}
@@ -701,7 +747,7 @@ func (c *Client) join(cmd *wire.Command) {
 
 func (c *Client) tryJoin(cmd *wire.Command) error {
 	r := c.room
-	if cmd.Room != r.name {
+	if cmd.Room != r.name || r.usable() != nil { // the room of the URL may have been closed, and be another now
 		var err error
 		if r, err = c.hub.Room(cmd.Room); err != nil {
 			return err
@@ -710,10 +756,12 @@ func (c *Client) tryJoin(cmd *wire.Command) error {
 	if err := c.authorize(r); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(c.Context(), c.cfg.publishTimeout)
-	defer cancel()
+	// What waits for the client goes first: each join may owe it half a queue more.
+	if err := c.conn.SendWait(c.Context(), wsconn.NewBatch()); err != nil {
+		return ErrClosed
+	}
 	st := c.newStay(r, cmd.Room == c.room.name)
-	if err := st.reserve(ctx); err != nil {
+	if err := st.reserveFor(c.Context()); err != nil {
 		st.cancel()
 		return err
 	}
@@ -783,26 +831,31 @@ func (c *Client) history(cmd *wire.Command) {
 	c.reply(room.Encode(func(b []byte) []byte { return wire.AppendHistory(b, &h) }))
 }
 
+// limits are what a welcome tells of them.
+func (c *Client) limits(st *stay) wire.Limits {
+	return wire.Limits{
+		MessageBytes:   int64(c.cfg.messageLimit),
+		Rate:           c.cfg.rate,
+		Burst:          c.cfg.burst,
+		DedupWindowMS:  c.hub.dedupWindow().Milliseconds(),
+		ResumeWindowMS: st.cfg.resumeWindow.Milliseconds(),
+		PingMS:         c.cfg.pingAfter.Milliseconds(),
+		History:        c.hub.history(st.r.name),
+		Rooms:          c.cfg.roomsPerClient,
+	}
+}
+
 // welcome makes the first event in a room; none on the plain door. It runs on the
 // room's loop.
-func (c *Client) welcome(r *Room, recovery string, history int, start broker.Cursor, members []broker.Member, count int) *wsconn.Frame {
+func (c *Client) welcome(name, recovery string, limits wire.Limits, start broker.Cursor, members []broker.Member, count int) *wsconn.Frame {
 	if c.door != room.JSON {
 		return nil
 	}
 	w := wire.Welcome{
 		Client: c.who.Client, Session: c.session, User: c.who.User, Name: c.who.Name,
-		Room: r.name, Cursor: start.String(), Seq: start.Seq, Recovery: recovery,
+		Room: name, Cursor: start.String(), Seq: start.Seq, Recovery: recovery,
 		Members: members, MemberCount: count,
-		Limits: wire.Limits{
-			MessageBytes:   int64(c.cfg.messageLimit),
-			Rate:           c.cfg.rate,
-			Burst:          c.cfg.burst,
-			DedupWindowMS:  c.hub.dedupWindow().Milliseconds(),
-			ResumeWindowMS: r.cfg.resumeWindow.Milliseconds(),
-			PingMS:         c.cfg.pingAfter.Milliseconds(),
-			History:        history,
-			Rooms:          c.cfg.roomsPerClient,
-		},
+		Limits: limits,
 	}
 	return room.Encode(func(b []byte) []byte { return wire.AppendWelcome(b, &w) })
 }
@@ -810,10 +863,11 @@ func (c *Client) welcome(r *Room, recovery string, history int, start broker.Cur
 // refused tells the client that a command was not done.
 func (c *Client) refused(e *wire.Error) {
 	if c.door == room.JSON {
+		c.gate.Refused(c.Context())
 		c.reply(room.Encode(func(b []byte) []byte { return wire.AppendError(b, e) }))
 		return
 	}
-	if say := c.room.cfg.text.f.Error; say != nil {
+	if say := c.cfg.text.f.Error; say != nil {
 		c.reply(wsconn.NewFrame(wsconn.OpText, []byte(say(e))))
 	}
 }

@@ -54,6 +54,7 @@ import (
 	"github.com/chathub-go/hub/internal/fanout"
 	"github.com/chathub-go/hub/internal/room"
 	"github.com/chathub-go/hub/internal/wire"
+	"github.com/chathub-go/hub/internal/wsconn"
 )
 
 var (
@@ -66,7 +67,7 @@ var (
 	// ErrNoRoom is for [WithAuthorize] to say that there is no such room: the
 	// request gets 404.
 	ErrNoRoom = errors.New("hub: no such room")
-	// ErrServed means that a client was given a second request.
+	// ErrServed is logged, and answered with 500, where a client is given a second request.
 	ErrServed = errors.New("hub: client has served a request before")
 	// ErrSlowClient means that a client's queue is full.
 	ErrSlowClient = errors.New("hub: client is too slow")
@@ -88,6 +89,7 @@ const (
 	CodeNormal    = 1000
 	CodeGoingAway = 1001          // the room was closed
 	CodeProtocol  = 1002          // the frames were not valid
+	codeNone      = 1005          // never sent: a close frame without a code
 	CodeLost      = 1006          // never sent: the connection was lost
 	CodeNotUTF8   = 1007          // a text message was not UTF-8
 	CodePolicy    = 1008          // kick, ban, limits: not to come back
@@ -172,11 +174,14 @@ type Hub struct {
 	slow      atomic.Uint64
 
 	goroutines sync.WaitGroup
+	ctx        context.Context // ends when the last client has gone: the room loops, the sweeper
+	stop       context.CancelFunc
 
 	mu       sync.Mutex // guards what follows
 	state    state
 	rooms    map[string]*roomRef
-	open     int // rooms with a loop
+	held     map[*Room]struct{} // open, or with options of their own: others live as long as somebody holds them
+	open     int                // rooms with a loop
 	clients  map[*Client]struct{}
 	pool     *fanout.Pool // with the first client
 	lease    broker.Lease // with the first room
@@ -184,7 +189,6 @@ type Hub struct {
 	quiet    chan struct{}
 	gone     chan struct{} // closed when draining and the last client has gone
 	shut     chan struct{} // closed when Shutdown is done
-	stop     chan struct{} // ends the sweeper and the room loops
 }
 
 type state uint8
@@ -206,12 +210,13 @@ func New(opts ...HubOption) *Hub {
 		broker:  cfg.broker,
 		node:    rand.Text(),
 		rooms:   map[string]*roomRef{},
+		held:    map[*Room]struct{}{},
 		clients: map[*Client]struct{}{},
 		quiet:   make(chan struct{}),
 		gone:    make(chan struct{}),
 		shut:    make(chan struct{}),
-		stop:    make(chan struct{}),
 	}
+	h.ctx, h.stop = context.WithCancel(context.Background())
 	if h.broker == nil {
 		h.ownBroker = true
 		h.broker = broker.NewMemory(
@@ -239,8 +244,8 @@ func NewRoom(name string, opts ...RoomOption) *Room {
 
 // Room returns the room of that name, 1 to 64 bytes of printable UTF-8 without "/"
 // and without a space at either end. A room need not be made: it is there whenever
-// somebody uses it. Options are for a room that is not in use yet; it then keeps them
-// until it is closed.
+// somebody uses it. Options are for a room that is not open now; it then keeps them until
+// it is closed, or until they are set again. Set those that matter before the hub serves.
 func (h *Hub) Room(name string, opts ...RoomOption) (*Room, error) {
 	if err := wire.ValidRoom(name); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrName, err)
@@ -255,23 +260,40 @@ func (h *Hub) Room(name string, opts ...RoomOption) (*Room, error) {
 	if h.state != serving {
 		return nil, ErrClosed
 	}
-	if r := h.rooms[name].room(); r != nil {
-		if len(opts) > 0 {
-			return nil, fmt.Errorf("hub: room %q is in use: its options can't be set any more", name)
-		}
+	ref := h.rooms[name]
+	r := ref.room()
+	if r != nil && len(opts) == 0 {
 		return r, nil
+	}
+	if r != nil && ref.loops > 0 {
+		return nil, fmt.Errorf("hub: room %q is open: its options can't be set now", name)
 	}
 	if cfg.historySet {
 		m, ok := h.broker.(interface {
+			Retention(room string) (messages int, age time.Duration)
 			SetRetention(room string, messages int, age time.Duration) error
 		})
 		need(ok, "WithHistory is for the in-memory broker: with WithBroker, the broker has its own retention")
+		messages, age := m.Retention(name)
 		if err := m.SetRetention(name, cfg.history, cfg.historyAge); err != nil {
 			return nil, fmt.Errorf("hub: room %q: %w", name, err)
 		}
+		if cfg.unsetHistory == nil { // on closing; not where it is set again
+			cfg.unsetHistory = func() { _ = m.SetRetention(name, messages, age) }
+		}
 	}
-	r := &Room{hub: h, name: name, cfg: cfg}
-	h.rooms[name] = newRoomRef(r, len(opts) > 0)
+	if r == nil {
+		r = &Room{hub: h, name: name}
+		ref = newRoomRef(r)
+		h.rooms[name] = ref
+	} else if was := r.config(); was.unsetHistory != nil {
+		cfg.unsetHistory = was.unsetHistory
+	}
+	r.cfg.Store(&cfg)
+	if len(opts) > 0 {
+		ref.pinned = true
+		h.held[r] = struct{}{}
+	}
 	return r, nil
 }
 
@@ -291,9 +313,9 @@ func (h *Hub) openRooms() []*Room {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	rooms := make([]*Room, 0, h.open)
-	for _, ref := range h.rooms {
-		if ref.loops > 0 {
-			rooms = append(rooms, ref.strong)
+	for r := range h.held {
+		if ref := h.rooms[r.name]; ref.room() == r && ref.loops > 0 {
+			rooms = append(rooms, r)
 		}
 	}
 	return rooms
@@ -306,10 +328,19 @@ func (h *Hub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if name == "" {
 		name = path.Base(r.URL.Path)
 	}
-	rm, err := h.Room(name)
-	if err != nil {
-		refuse(w, err)
-		return
+	h.mu.Lock()
+	rm := h.rooms[name].room()
+	h.mu.Unlock()
+	if rm == nil {
+		// No handle for what is no handshake: the first room of that name is another's.
+		if !wsconn.Check(w, r, h.cfg.handshake()) {
+			return
+		}
+		var err error
+		if rm, err = h.Room(name); err != nil {
+			refuse(w, err)
+			return
+		}
 	}
 	rm.ServeHTTP(w, r)
 }
@@ -319,7 +350,7 @@ type Stats struct {
 	Clients   int    // connected now
 	Rooms     int    // open now
 	Published uint64 // messages that were kept, since the hub was made
-	Delivered uint64 // batches of messages handed to clients, since the hub was made
+	Delivered uint64 // batches offered to clients by the fan-out, since the hub was made
 	Slow      uint64 // clients closed for being slow, since the hub was made
 }
 
@@ -370,7 +401,9 @@ func (h *Hub) Shutdown(ctx context.Context) error {
 	case <-h.quiet:
 	case <-ctx.Done():
 	}
-	h.drainRooms(ctx)
+	drained, cancel := context.WithTimeout(ctx, h.cfg.publishTimeout) // a broker may never hand out what it has
+	h.drainRooms(drained)
+	cancel()
 	for _, c := range h.snapshot() {
 		c.drain()
 		c.Close(CodeRestart, "server is restarting")
@@ -378,6 +411,7 @@ func (h *Hub) Shutdown(ctx context.Context) error {
 	select {
 	case <-h.gone:
 	case <-ctx.Done():
+		h.reader.Cancel()
 		for _, c := range h.snapshot() {
 			c.abort()
 		}
@@ -385,13 +419,15 @@ func (h *Hub) Shutdown(ctx context.Context) error {
 	}
 	err := ctx.Err()
 
+	h.stop()
+	h.goroutines.Wait()
 	h.reader.Close()
 	h.mu.Lock()
 	h.state = closed
+	clear(h.rooms)
+	clear(h.held)
 	lease, pool := h.lease, h.pool
 	h.mu.Unlock()
-	close(h.stop)
-	h.goroutines.Wait()
 	if pool != nil {
 		pool.Close()
 	}
@@ -509,7 +545,7 @@ func (h *Hub) sweep() {
 			for _, c := range h.snapshot() {
 				c.sweep(now, tick)
 			}
-		case <-h.stop:
+		case <-h.ctx.Done():
 			return
 		}
 	}
@@ -536,11 +572,14 @@ func (h *Hub) openLoop(ctx context.Context, r *Room) (*room.Loop, error) {
 	}
 	h.open++
 	ref.loops++
-	ref.strong = r
+	h.held[r] = struct{}{}
 	pool, lease := h.pool, h.lease
 	h.goroutines.Add(1) // for Run, or until it is known that there will be none
 	h.mu.Unlock()
 
+	ctx, cancel := context.WithCancel(ctx)
+	defer context.AfterFunc(h.ctx, cancel)()
+	defer cancel()
 	l, err := h.subscribe(ctx, r, pool, lease)
 	if err != nil {
 		h.retired(r)
@@ -563,18 +602,19 @@ func (h *Hub) subscribe(ctx context.Context, r *Room, pool *fanout.Pool, lease b
 			return nil, err
 		}
 	}
+	cfg := r.config()
 	return room.Open(ctx, room.Config{
 		Name:         r.name,
 		Broker:       h.broker,
 		Lease:        lease,
 		Pool:         pool,
-		Text:         r.cfg.text.f,
-		MaxMembers:   r.cfg.maxMembers,
-		ResumeWindow: r.cfg.resumeWindow,
-		Idle:         r.cfg.idleAfter,
-		Logger:       r.cfg.logger,
+		Text:         cfg.text.f,
+		MaxMembers:   cfg.maxMembers,
+		ResumeWindow: cfg.resumeWindow,
+		Idle:         cfg.idleAfter,
+		Logger:       cfg.logger,
 		Go:           h.goroutines.Go,
-		Stop:         h.stop,
+		Stop:         h.ctx.Done(),
 		Retire:       r.retire,
 		Failed:       r.failed,
 	})
@@ -608,11 +648,13 @@ func (h *Hub) retired(r *Room) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.open--
-	if ref := h.rooms[r.name]; ref != nil && ref.room() == r {
-		ref.loops--
-		if ref.loops == 0 && !ref.pinned {
-			ref.strong = nil // from now on it lives as long as somebody holds it
-		}
+	ref := h.rooms[r.name]
+	if ref.room() != r {
+		delete(h.held, r) // it was closed
+		return
+	}
+	if ref.loops--; ref.loops == 0 && !ref.pinned {
+		delete(h.held, r)
 	}
 }
 

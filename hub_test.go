@@ -1544,20 +1544,28 @@ func TestRoomCloseAndHandle(t *testing.T) {
 	}, hub.WithAuthorize(func(*hub.Client, string) error { return nil }))
 }
 
-func TestRoomsNotInUseAreForgotten(t *testing.T) {
-	h := hub.New()
-	r, err := h.Room("kept")
-	require.NoError(t, err)
-	pinned, err := h.Room("options", hub.WithResumeWindow(time.Second))
-	require.NoError(t, err)
-	_, err = h.Room("options", hub.WithResumeWindow(time.Minute))
-	require.ErrorContains(t, err, "in use")
-	_ = pinned
-	same, err := h.Room("kept")
-	require.NoError(t, err)
-	require.Same(t, r, same)
-	runtime.KeepAlive(r)
-	require.NoError(t, h.Shutdown(context.Background()))
+func TestOptionsOfARoom(t *testing.T) {
+	inBubble(t, func(w *world) {
+		r, err := w.hub.Room("vip")
+		require.NoError(t, err)
+		same, err := w.hub.Room("vip", hub.WithMaxMembers(1))
+		require.NoError(t, err, "it is not open")
+		require.Same(t, r, same)
+		require.Equal(t, 426, w.get("/room/other", nil).StatusCode)
+		_, err = w.hub.Room("other", hub.WithMaxMembers(1))
+		require.NoError(t, err, "a stranger's request does not make a room")
+
+		p := w.json("vip", "")
+		require.Equal(t, 503, w.get("/room/vip", upgrade()).StatusCode, "the option holds")
+		_, err = w.hub.Room("vip", hub.WithMaxMembers(2))
+		require.ErrorContains(t, err, "open")
+		p.leave()
+		elapse(time.Minute)
+		_, err = w.hub.Room("vip", hub.WithMaxMembers(2))
+		require.NoError(t, err)
+		w.json("vip", "")
+		w.json("vip", "")
+	})
 }
 
 func TestOneLineRoom(t *testing.T) {

@@ -71,6 +71,7 @@ type config struct {
 	origins      []string
 	text         TextFormat
 	history      int
+	unsetHistory func() // of a room
 	historyAge   time.Duration
 	historySet   bool
 	resumeWindow time.Duration
@@ -146,8 +147,9 @@ func WithPublishRate(perSecond float64, burst int) Option {
 // WithQueue bounds what waits for a client that reads slower than its rooms talk,
 // in messages and in bytes; at the first of the two that is reached the room's slow
 // policy decides. The defaults are 256 messages and 1 MiB. Answers to the client's
-// own commands are not dropped: while more than half of a bound waits, the hub reads
-// no further commands from that client.
+// own commands, and the history that it asked for, are not dropped and don't count: while
+// more than half of a bound waits, the hub reads no further commands from that client, and
+// what it is owed comes in portions of half the bound.
 func WithQueue(messages, bytes int) Option {
 	need(messages >= 2 && bytes >= 1024, "WithQueue(%d, %d): at least 2 messages and 1,024 bytes", messages, bytes)
 	return option(func(c *config) { c.queueMessages, c.queueBytes = messages, bytes })
@@ -190,6 +192,19 @@ func WithLogger(l *slog.Logger) Option {
 	return option(func(c *config) { c.logger = l })
 }
 
+// handshake are the socket's options for the hub's part of a handshake.
+func (c *config) handshake() *wsconn.Options {
+	return &wsconn.Options{
+		Subprotocols:  []string{wire.Subprotocol},
+		Origins:       c.origins,
+		ReadLimit:     int64(c.messageLimit),
+		QueueMessages: c.queueMessages,
+		QueueBytes:    c.queueBytes,
+		WriteTimeout:  c.writeTimeout,
+		CloseTimeout:  c.closeTimeout,
+	}
+}
+
 // WithHandler sets a function that sees each message of a client before it is
 // published. It may change the message, publish it itself ([Incoming.Publish]),
 // answer the client ([Client.Send]), or refuse it. It runs on the goroutine that
@@ -215,7 +230,8 @@ func WithOnJoin(f func(*Client, *Room)) Option {
 
 // WithOnLeave sets a function that is called when a client that OnJoin told of is no
 // longer in the room. The reason is nil where the client left the room by its own
-// command or closed with code 1000, 1001 or none, and a [*CloseError] or [ErrRoomClosed] otherwise.
+// command or closed the connection with code 1000, 1001 or none, [ErrRoomClosed] where the
+// room was closed and the connection goes on, and a [*CloseError] otherwise.
 func WithOnLeave(f func(c *Client, r *Room, reason error)) Option {
 	need(f != nil, "WithOnLeave(nil)")
 	return option(func(c *config) { c.onLeave = f })
@@ -303,16 +319,18 @@ func WithTextFormat(f TextFormat) SharedOption {
 
 // WithHistory sets how many messages the in-memory broker keeps of a room, and for
 // how long. The defaults are 256 messages and an hour; 0 messages keeps none, so that
-// every resume that missed something is a gap. Another broker has its own retention:
-// with [WithBroker] it panics.
+// every resume that missed something is a gap. Whatever is set, a room keeps at most
+// 4 MiB, and all rooms 256 MiB; for other bounds give the hub a broker of
+// [broker.NewMemory]. As an option of a hub with [WithBroker] it panics, and so it does for
+// a room of a broker that is not one of [broker.NewMemory]: they have their own retention.
 func WithHistory(messages int, age time.Duration) SharedOption {
 	need(messages >= 0 && age > 0, "WithHistory(%d, %v): not below 0, and an age above 0", messages, age)
 	return sharedOption(func(c *config) { c.history, c.historyAge, c.historySet = messages, age, true })
 }
 
 // WithResumeWindow sets how long a client that was cut off may take to come back
-// before the others are told that it left. The default is 10 s; 0 tells them at once.
-// It does not bound what a resume recovers: the history does.
+// before the others are told that it left. The default is 10 s; 0 tells them at once. At
+// most as many wait in a room as may be members. It does not bound what a resume recovers: the history does.
 func WithResumeWindow(d time.Duration) SharedOption {
 	need(d >= 0, "WithResumeWindow(%v): not below 0", d)
 	return sharedOption(func(c *config) { c.resumeWindow = d })

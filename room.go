@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 	"weak"
@@ -53,30 +54,26 @@ func Binary(b []byte) Message { return Message{Kind: KindBinary, Data: b} }
 type Room struct {
 	hub    *Hub
 	name   string
-	cfg    config
+	cfg    atomic.Pointer[config] // set while no loop is open
 	ownHub bool
 
 	mu      sync.Mutex // guards what follows
 	loop    *room.Loop // nil: not open
 	opening chan struct{}
-	closed  bool
+	closed  chan struct{} // not nil: Close was called; closed: it has returned
 }
 
-// roomRef is the hub's hold on a room: while the room is open, or has options of its
-// own, the hub keeps it; otherwise only its users do. The hub's mu guards it.
+// roomRef is how the hub finds a room. While the room is open, or has options of its own,
+// the hub holds it too; otherwise only its users do. The hub's mu guards it.
 type roomRef struct {
 	weak   weak.Pointer[Room]
-	strong *Room
-	pinned bool
-	loops  int // opening, open, or ending
+	pinned bool // it has options of its own
+	loops  int  // opening, open, or ending
 }
 
 // newRoomRef must be called with the hub's mu held.
-func newRoomRef(r *Room, pinned bool) *roomRef {
-	ref := &roomRef{weak: weak.Make(r), pinned: pinned}
-	if pinned {
-		ref.strong = r
-	}
+func newRoomRef(r *Room) *roomRef {
+	ref := &roomRef{weak: weak.Make(r)}
 	h, name := r.hub, r.name
 	runtime.AddCleanup(r, func(ref *roomRef) {
 		h.mu.Lock()
@@ -95,13 +92,15 @@ func (ref *roomRef) room() *Room {
 	return ref.weak.Value()
 }
 
+func (r *Room) config() *config { return r.cfg.Load() }
+
 // Name returns the room's name.
 func (r *Room) Name() string { return r.name }
 
 // NewClient returns a client for one request, see [Client.ServeHTTP]. Without
 // [WithUser] it is a guest.
 func (r *Room) NewClient(opts ...ClientOption) *Client {
-	c := &Client{hub: r.hub, room: r, cfg: r.cfg, done: make(chan struct{})}
+	c := &Client{hub: r.hub, room: r, cfg: *r.config(), done: make(chan struct{}), callback: make(chan struct{}, 1)}
 	c.cfg.handler, c.cfg.onJoin, c.cfg.onLeave = nil, nil, nil // each room's, unless the client has its own
 	for _, o := range opts {
 		o.applyToClient(&c.cfg)
@@ -142,7 +141,15 @@ func (r *Room) publish(ctx context.Context, m *Message) (Receipt, error) {
 	if err == nil && !receipt.Duplicate {
 		r.hub.published.Add(1)
 	}
-	return receipt, err
+	return receipt, brokerError(err)
+}
+
+// brokerError lets a caller know a closed broker by the hub's own sentinel.
+func brokerError(err error) error {
+	if errors.Is(err, broker.ErrClosed) {
+		return fmt.Errorf("%w: %w", ErrClosed, err)
+	}
+	return err
 }
 
 // Broadcast sends a message to everyone who is in the room now, on all processes, and
@@ -168,7 +175,8 @@ func (r *Room) signal(ctx context.Context, s *broker.Signal) (reached int, err e
 	}
 	defer r.hub.end()
 	s.Room, s.Time = r.name, time.Now()
-	return r.hub.broker.Signal(ctx, s)
+	reached, err = r.hub.broker.Signal(ctx, s)
+	return reached, brokerError(err)
 }
 
 // check makes a message of the service's valid.
@@ -190,11 +198,11 @@ func check(m *Message) error {
 }
 
 // Members yields who is in the room, over all processes, in no order: each user
-// once. It opens the room if need be; where that fails, or takes more than 10 s, it
-// yields nobody.
+// once. It opens the room if need be; where that fails, or takes longer than
+// [WithPublishTimeout], it yields nobody.
 func (r *Room) Members() iter.Seq[Member] {
 	return func(yield func(Member) bool) {
-		ctx, cancel := context.WithTimeout(context.Background(), r.cfg.publishTimeout)
+		ctx, cancel := context.WithTimeout(context.Background(), r.config().publishTimeout)
 		defer cancel()
 		members, _, err := r.members(ctx, -1)
 		if err != nil {
@@ -230,23 +238,37 @@ func (r *Room) History(ctx context.Context, before uint64, limit int) ([]*Messag
 		return nil, err
 	}
 	page, err := r.hub.broker.Before(ctx, r.name, before, limit)
-	return page.Messages, err
+	return page.Messages, brokerError(err)
 }
 
 // Close ends the room on this process: its members are told, connections that came in
-// through its URL are closed with 1001, others only leave it, and whoever waits to
-// publish into it is released. What the broker keeps of it stays. The handle can't be used any more;
-// [Hub.Room] gives a new one. If ctx ends before all have left, their connections are
-// cut. It must not be called from a callback.
+// through its URL are closed with 1001 (those just joining with 1012), others only leave it,
+// and whoever waits to publish into it is released. What the broker keeps of it stays; a
+// [WithHistory] of its own does not. The handle can't be used any more; [Hub.Room] gives a
+// new one. If ctx ends before all have left, their connections are cut, and Close returns
+// its error; a callback that has not returned then still runs. Other calls wait for the
+// first. It must not be called from a callback.
 func (r *Room) Close(ctx context.Context) error {
 	r.mu.Lock()
-	already := r.closed
-	r.closed = true
-	r.mu.Unlock()
-	if already {
-		return nil
+	closed := r.closed
+	if closed == nil {
+		r.closed = make(chan struct{})
 	}
-	err := r.evict(ctx)
+	l := r.loop
+	r.mu.Unlock()
+	if closed != nil {
+		select {
+		case <-closed:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	defer close(r.closed)
+	var err error
+	if l != nil {
+		err = evict(ctx, l)
+	}
 	r.hub.forget(r)
 	if r.ownHub {
 		err = errors.Join(err, r.hub.Shutdown(ctx))
@@ -254,37 +276,15 @@ func (r *Room) Close(ctx context.Context) error {
 	return err
 }
 
-// evict sends everyone out of a room that was marked closed.
-func (r *Room) evict(ctx context.Context) error {
-	r.mu.Lock()
-	for r.opening != nil { // let it open, so that there is something to close
-		opening := r.opening
-		r.mu.Unlock()
-		select {
-		case <-opening:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-		r.mu.Lock()
-	}
-	l := r.loop
-	r.mu.Unlock()
-	if l == nil {
-		return nil
-	}
-	closed := func(m *room.Member) { m.Owner.(*stay).roomClosed() }
-	if err := l.Close(ctx, closed); err != nil && !errors.Is(err, room.ErrStopped) {
-		return err
-	}
+// evict sends everyone out of a room.
+func evict(ctx context.Context, l *room.Loop) error {
+	l.Close(func(m *room.Member) { m.Owner.(*stay).roomClosed() })
 	select {
 	case <-l.Done():
 		return nil
 	case <-ctx.Done():
 	}
-	cut := func(m *room.Member) { m.Conn.Abort() }
-	if l.Each(context.WithoutCancel(ctx), cut) == nil {
-		<-l.Done()
-	}
+	l.Abandon(func(m *room.Member) { m.Conn.Abort() })
 	return ctx.Err()
 }
 
@@ -292,16 +292,20 @@ func (r *Room) evict(ctx context.Context) error {
 func (h *Hub) forget(r *Room) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if ref := h.rooms[r.name]; ref.room() == r {
-		ref.strong = nil
-		delete(h.rooms, r.name)
+	if h.rooms[r.name].room() != r {
+		return
+	}
+	delete(h.rooms, r.name)
+	delete(h.held, r)
+	if unset := r.config().unsetHistory; unset != nil {
+		unset()
 	}
 }
 
 func (r *Room) usable() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.closed {
+	if r.closed != nil {
 		return ErrRoomClosed
 	}
 	return nil
@@ -311,7 +315,7 @@ func (r *Room) usable() error {
 func (r *Room) use(ctx context.Context) (*room.Loop, error) {
 	for {
 		r.mu.Lock()
-		if r.closed {
+		if r.closed != nil {
 			r.mu.Unlock()
 			return nil, ErrRoomClosed
 		}
@@ -335,8 +339,13 @@ func (r *Room) use(ctx context.Context) (*room.Loop, error) {
 		l, err := r.hub.openLoop(ctx, r)
 		r.mu.Lock()
 		r.loop, r.opening = l, nil
+		closed := r.closed != nil
 		r.mu.Unlock()
 		close(opening)
+		if closed && l != nil { // while it opened: Close did not see it
+			l.Close(func(*room.Member) {})
+			return nil, ErrRoomClosed
+		}
 		return l, err
 	}
 }
@@ -386,7 +395,7 @@ func (r *Room) retire() bool {
 }
 
 func (c *Client) newStay(r *Room, home bool) *stay {
-	st := &stay{c: c, r: r, home: home, settled: make(chan struct{})}
+	st := &stay{c: c, r: r, cfg: r.config(), home: home, settled: make(chan struct{}), gone: make(chan struct{})}
 	st.ctx, st.cancel = context.WithCancel(c.Context())
 	return st
 }
@@ -399,24 +408,35 @@ func (st *stay) reserve(ctx context.Context) error {
 	})
 }
 
+// reserveFor is reserve for as long as ctx and the client last, and no longer than a
+// publish may take.
+func (st *stay) reserveFor(ctx context.Context) error {
+	bounded, cancel := context.WithTimeout(st.ctx, st.cfg.publishTimeout)
+	defer cancel()
+	defer context.AfterFunc(ctx, cancel)()
+	return st.reserve(bounded)
+}
+
 // enter makes the client a member of the room where it has a place, with what it missed
 // or the last messages. It is called on the client's reading goroutine. Where more is
 // missing than one page, a goroutine sends the rest.
 func (st *stay) enter(since broker.Cursor, resume bool, history int) error {
 	c := st.c
 	st.m = &room.Member{
-		Who: c.who, Door: c.door, Conn: c.conn, Slow: st.r.cfg.slow, Lag: &st.r.hub.slow, Owner: st,
+		Who: c.who, Door: c.door, Conn: c.conn, Slow: st.cfg.slow, Lag: &st.r.hub.slow, Owner: st,
+		Messages: c.cfg.queueMessages / 2, Bytes: c.cfg.queueBytes / 2,
 	}
 	arrival := &room.Arrival{Loop: st.loop, Member: st.m, Reader: c.hub.reader}
 	j, recovery, err := arrival.FirstPage(st.ctx, since, resume, history)
 	if err != nil {
+		st.cancel()
 		st.loop.Free()
 		return err
 	}
 	j.Key = c.key
-	kept := c.hub.history(st.r.name)
+	limits := c.limits(st)
 	j.Welcome = func(start broker.Cursor, members []broker.Member, count int) *wsconn.Frame {
-		return c.welcome(st.r, recovery, kept, start, members, count)
+		return c.welcome(st.r.name, recovery, limits, start, members, count)
 	}
 	c.mu.Lock()
 	if c.stays == nil {
@@ -427,6 +447,7 @@ func (st *stay) enter(since broker.Cursor, resume bool, history int) error {
 
 	live, err := st.join(j)
 	if err != nil {
+		st.cancel()
 		c.mu.Lock()
 		delete(c.stays, st.r.name)
 		c.mu.Unlock()
@@ -476,46 +497,49 @@ func (st *stay) settle(live bool) {
 	}
 	f := st.c.cfg.onJoin
 	if f == nil {
-		f = st.r.cfg.onJoin
+		f = st.cfg.onJoin
 	}
 	if f != nil {
-		st.c.guard("OnJoin", func() { f(st.c, st.r) })
+		st.c.inTurn("OnJoin", func() { f(st.c, st.r) })
 	}
 }
 
-// leave takes the client out of the room; the first call counts. Last, which may be nil,
-// is the last that the client gets from the room.
+// leave takes the client out of the room; the first call counts, and others wait for it.
+// Last, which may be nil, is the last that the client gets from the room.
 func (st *stay) leave(reason string, linger bool, last *wsconn.Frame, why error) {
 	c := st.c
 	c.mu.Lock()
-	first := c.stays[st.r.name] == st
-	if first {
-		delete(c.stays, st.r.name)
-	}
+	first := !st.leaving
+	st.leaving = true
 	c.mu.Unlock()
 	if !first {
+		<-st.gone
 		return
 	}
+	defer close(st.gone)
 	st.cancel()
 	<-st.settled
 	st.loop.Leave(st.m, reason, linger, last)
 	f := c.cfg.onLeave
 	if f == nil {
-		f = st.r.cfg.onLeave
+		f = st.cfg.onLeave
 	}
 	if st.told && f != nil {
-		c.guard("OnLeave", func() { f(c, st.r, why) })
+		c.inTurn("OnLeave", func() { f(c, st.r, why) })
 	}
+	c.mu.Lock()
+	delete(c.stays, st.r.name)
+	c.mu.Unlock()
 }
 
-// roomClosed is called on the room's loop: it must not block.
+// roomClosed sees to it that the client leaves; it does not block.
 func (st *stay) roomClosed() {
 	c := st.c
 	if st.home {
 		c.Close(CodeGoingAway, "room closed")
 		return
 	}
-	c.settling.Go(func() {
+	c.hub.goroutines.Go(func() {
 		var last *wsconn.Frame
 		if c.door == room.JSON {
 			e := wire.LeftRoom{Room: st.r.name, Reason: wire.ReasonShutdown}

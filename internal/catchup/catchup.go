@@ -37,14 +37,14 @@ type Page struct {
 	frames [fanout.Doors][]*wsconn.Frame
 }
 
-// Frames returns the page's messages as encode made them for a door; a nil frame is
-// left out. All callers for a door must pass an encode that does the same.
+// Frames returns the page's messages as encode made them for a door, one for each; nil
+// where the door shows nothing. All callers for a door must pass an encode that does the
+// same.
 func (p *Page) Frames(door int, encode func(*broker.Message) *wsconn.Frame) []*wsconn.Frame {
 	p.once[door].Do(func() {
-		for _, m := range p.Messages {
-			if f := encode(m); f != nil {
-				p.frames[door] = append(p.frames[door], f)
-			}
+		p.frames[door] = make([]*wsconn.Frame, len(p.Messages))
+		for i, m := range p.Messages {
+			p.frames[door][i] = encode(m)
 		}
 	})
 	return p.frames[door]
@@ -55,8 +55,9 @@ func (p *Page) Frames(door int, encode func(*broker.Message) *wsconn.Frame) []*w
 type Reader struct {
 	broker broker.Broker
 	turns  chan struct{}
-	ctx    context.Context // ends with Close
+	ctx    context.Context // ends with Cancel
 	cancel context.CancelFunc
+	flying sync.WaitGroup
 
 	mu      sync.Mutex // guards flights
 	flights map[string]*flight
@@ -76,8 +77,14 @@ func NewReader(b broker.Broker) *Reader {
 	return r
 }
 
-// Close ends the reads under way: they fail.
-func (r *Reader) Close() { r.cancel() }
+// Cancel ends the reads under way: they fail.
+func (r *Reader) Cancel() { r.cancel() }
+
+// Close is Cancel, and waits for the reads. No read may begin after it.
+func (r *Reader) Close() {
+	r.cancel()
+	r.flying.Wait()
+}
 
 // Since returns the page after a cursor.
 func (r *Reader) Since(ctx context.Context, room string, after broker.Cursor) (*Page, error) {
@@ -117,33 +124,39 @@ func (r *Reader) Before(ctx context.Context, room string, before uint64, limit i
 	})
 }
 
-// share joins the flight for key, or flies itself, on the caller's goroutine.
+// share joins the flight for key, or starts it. A flight has a goroutine of its own:
+// who asked first may leave as the others may.
 func (r *Reader) share(ctx context.Context, key string, read func(context.Context) (broker.Page, error)) (*Page, error) {
 	r.mu.Lock()
-	f, joined := r.flights[key]
-	if !joined {
-		f = &flight{done: make(chan struct{})}
+	f := r.flights[key]
+	if f == nil {
+		f = &flight{done: make(chan struct{}), err: errFailed}
 		r.flights[key] = f
+		r.flying.Go(func() { r.fly(key, f, read) })
 	}
 	r.mu.Unlock()
-	if joined {
-		select {
-		case <-f.done:
-			return f.page, f.err
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
+	select {
+	case <-f.done:
+		return f.page, f.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
 	}
-	defer func() { // also where the broker panics
+}
+
+func (r *Reader) fly(key string, f *flight, read func(context.Context) (broker.Page, error)) {
+	defer func() {
+		if p := recover(); p != nil { // a broker's bug fails the read, not the process
+			f.err = fmt.Errorf("%w: panic: %v", errFailed, p)
+		}
 		r.mu.Lock()
 		delete(r.flights, key)
 		r.mu.Unlock()
 		close(f.done)
 	}()
-	f.err = errors.New("hub: history could not be read")
 	f.page, f.err = r.read(read)
-	return f.page, f.err
 }
+
+var errFailed = errors.New("hub: history could not be read")
 
 // read has a deadline of its own and not the caller's context: those who joined
 // the flight must not fail because its first client went away.

@@ -97,8 +97,10 @@ func TestContexts(t *testing.T) {
 		r := NewReader(s)
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
-		go func() { _, _ = r.Before(context.Background(), "lobby", 0, 1) }()
+		first, leave := context.WithCancel(context.Background())
+		go func() { _, _ = r.Before(first, "lobby", 0, 1) }()
 		synctest.Wait()
+		leave() // who asked first
 		start := time.Now()
 		_, err := r.Before(ctx, "lobby", 0, 1)
 		require.ErrorIs(t, err, context.DeadlineExceeded)
@@ -123,10 +125,7 @@ func TestABrokerThatPanicsReleasesThoseWhoWait(t *testing.T) {
 		hold := make(chan struct{})
 		s := &shelf{answer: func(context.Context) (broker.Page, error) { <-hold; panic("broken") }}
 		r := NewReader(s)
-		go func() {
-			defer func() { _ = recover() }()
-			_, _ = r.Before(context.Background(), "lobby", 0, 1)
-		}()
+		go func() { _, _ = r.Before(context.Background(), "lobby", 0, 1) }()
 		failed := make(chan error, 1)
 		synctest.Wait()
 		go func() {
@@ -135,7 +134,7 @@ func TestABrokerThatPanicsReleasesThoseWhoWait(t *testing.T) {
 		}()
 		synctest.Wait()
 		close(hold)
-		require.Error(t, <-failed)
+		require.ErrorContains(t, <-failed, "broken")
 	})
 }
 

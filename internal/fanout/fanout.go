@@ -212,7 +212,7 @@ func (l *lane) push(j job) {
 		l.count++
 	case opRemove:
 		l.count--
-	case opSend, opSendAll:
+	case opSend, opSendAll, opSendTo:
 		l.waiting.Add(1)
 	}
 	w := l.w
@@ -311,6 +311,7 @@ func (l *lane) step(n int) int {
 		l.remove(j.member)
 	case opSendTo:
 		l.give(j.member, j.b, false)
+		l.sent()
 	case opFlush:
 		if j.left.Add(-1) == 0 {
 			j.done()
@@ -330,16 +331,21 @@ func (l *lane) step(n int) int {
 		}
 		l.next = 0
 		l.at++
-		if l.waiting.Add(-1) == MaxJobs-1 {
-			select {
-			case l.ready <- struct{}{}:
-			default:
-			}
-		}
+		l.sent()
 		return max(served, 1)
 	}
 	l.at++
 	return 1
+}
+
+// sent ends a send that counted as waiting.
+func (l *lane) sent() {
+	if l.waiting.Add(-1) == MaxJobs-1 {
+		select {
+		case l.ready <- struct{}{}:
+		default:
+		}
+	}
 }
 
 func (l *lane) give(m *Member, b *Batches, must bool) {

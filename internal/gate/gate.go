@@ -14,6 +14,7 @@ import (
 // A Gate is one client's. It belongs to the goroutine that reads from the client.
 type Gate struct {
 	publishes, commands *rate.Limiter // nil: no limit
+	refusals            *rate.Limiter
 	ordered             bool
 	blocked             string // the id of the refused publish that must come next
 }
@@ -25,6 +26,7 @@ func New(perSecond float64, burst int, ordered bool) *Gate {
 	if perSecond > 0 {
 		g.publishes = rate.NewLimiter(rate.Limit(perSecond), burst)
 		g.commands = rate.NewLimiter(rate.Limit(perSecond), burst)
+		g.refusals = rate.NewLimiter(refusals*rate.Limit(perSecond), refusals*burst)
 	}
 	return g
 }
@@ -35,6 +37,17 @@ func (g *Gate) Wait(ctx context.Context) error {
 		return nil
 	}
 	return g.publishes.Wait(ctx)
+}
+
+// refusals is how many times its rate a client is told what it did wrong before the hub
+// reads from it no faster.
+const refusals = 5
+
+// Refused is called for each refusal: it waits where the client has had too many.
+func (g *Gate) Refused(ctx context.Context) {
+	if g.refusals != nil {
+		_ = g.refusals.Wait(ctx) // fails only for who is going
+	}
 }
 
 // Command says whether a command other than publish may pass.

@@ -2,6 +2,7 @@ package room
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/chathub-go/hub/broker"
@@ -9,34 +10,115 @@ import (
 
 // What other processes, and through the broker this one too, know of the members is
 // announced by a goroutine that lives while there is something to announce: the loop
-// does no I/O. A room's announcements go out in order, and what happens meanwhile is
-// gathered into the next one.
+// does no I/O. A room's announcements go out one after another, and what happens
+// meanwhile is gathered into the next one. Which of them had an effect is known only
+// when one succeeds: after a failure what is wanted is announced again, whatever it was.
 
 const (
-	syncTimeout  = 10 * time.Second
-	minSyncRetry = 100 * time.Millisecond
-	maxSyncRetry = 10 * time.Second
+	announceTimeout  = 10 * time.Second
+	minAnnounceRetry = 100 * time.Millisecond
+	maxAnnounceRetry = 10 * time.Second
+
+	// maxAnnounce is how many changes go into one call of the broker.
+	maxAnnounce = 1000
+
+	// reasonAge is how long the reason of a departure is kept for the broker's event,
+	// which may never come: a broker may merge a join and a leave.
+	reasonAge = time.Minute
 )
 
-// A syncer is what is to be announced. Room loop only.
-type syncer struct {
-	pending []change
+// What the broker has of a client.
+type knowledge uint8
+
+const (
+	absent knowledge = iota
+	present
+	unknown // an announcement is under way, or failed
+)
+
+// An announcement is what a client's presence is to be, and what the broker has of it.
+type announcement struct {
+	who    broker.Member
+	want   knowledge // present or absent
+	sent   knowledge // with the announcement under way
+	known  knowledge
+	queued bool
+}
+
+// An announcer is what is to be announced. Room loop only.
+type announcer struct {
+	clients map[string]*announcement // all that the broker has, may have, or is to have
+	queue   []*announcement          // those whose want is not known to hold, in order
 	running bool
 	delay   time.Duration // before the next try, after a failure
 	retry   time.Time     // zero: no failure
 }
 
-type change struct {
-	who    broker.Member
-	joined bool
+func (a *announcer) idle() bool { return len(a.queue) == 0 && !a.running }
+
+// want sets what a client's presence is to be.
+func (a *announcer) want(who broker.Member, k knowledge) {
+	c := a.clients[who.Client]
+	if c == nil {
+		if a.clients == nil {
+			a.clients = map[string]*announcement{}
+		}
+		c = &announcement{who: who}
+		a.clients[who.Client] = c
+	}
+	c.want = k
+	a.settle(c)
 }
 
-type syncResult struct {
-	changes []change
-	err     error
+// settle queues c, or forgets it, as it needs.
+func (a *announcer) settle(c *announcement) {
+	switch {
+	case c.want != c.known && !c.queued && (c.known != unknown || !a.running):
+		c.queued = true
+		a.queue = append(a.queue, c)
+	case c.want == absent && c.known == absent:
+		delete(a.clients, c.who.Client)
+	}
 }
 
-func (s *syncer) idle() bool { return len(s.pending) == 0 && !s.running }
+// take returns the next changes, at most maxAnnounce; what it returns is under way.
+func (a *announcer) take() (batch []*announcement) {
+	i := 0
+	for ; i < len(a.queue) && len(batch) < maxAnnounce; i++ {
+		c := a.queue[i]
+		c.queued = false
+		if c.want == c.known {
+			continue // it came and went meanwhile
+		}
+		c.sent, c.known = c.want, unknown
+		batch = append(batch, c)
+	}
+	clear(a.queue[:i])
+	if a.queue = a.queue[i:]; len(a.queue) == 0 {
+		a.queue = nil
+	}
+	a.running = len(batch) > 0
+	return batch
+}
+
+// done ends what take began.
+func (a *announcer) done(batch []*announcement, err error) {
+	a.running = false
+	later := a.queue
+	a.queue = nil
+	for _, c := range batch {
+		if err == nil {
+			c.known = c.sent
+		}
+		a.settle(c)
+	}
+	for _, c := range later {
+		if !c.queued {
+			continue
+		}
+		a.queue = append(a.queue, c)
+	}
+}
 
 // A lingering is a client that was cut off and may come back.
 type lingering struct {
@@ -50,6 +132,7 @@ type lingering struct {
 type lingerers struct {
 	queue []*lingering // in the order of their deadlines
 	users map[string][]*lingering
+	count int
 }
 
 func (s *lingerers) add(g *lingering) {
@@ -58,6 +141,7 @@ func (s *lingerers) add(g *lingering) {
 	}
 	s.queue = append(s.queue, g)
 	s.users[g.who.User] = append(s.users[g.who.User], g)
+	s.count++
 }
 
 // take removes a user's and returns them.
@@ -67,78 +151,95 @@ func (s *lingerers) take(user string) []*lingering {
 	for _, g := range found {
 		g.over = true
 	}
+	s.count -= len(found)
 	return found
 }
 
 // first returns the one whose deadline is next; nil where there is none.
 func (s *lingerers) first() *lingering {
 	for len(s.queue) > 0 && s.queue[0].over {
-		s.pop()
+		s.queue[0] = nil
+		s.queue = s.queue[1:]
 	}
 	if len(s.queue) == 0 {
-		s.queue = nil
+		s.queue, s.users = nil, nil
 		return nil
 	}
 	return s.queue[0]
 }
 
-func (s *lingerers) pop() {
-	s.queue[0] = nil
-	s.queue = s.queue[1:]
+// pop removes the first.
+func (s *lingerers) pop() *lingering {
+	g := s.first()
+	g.over = true
+	s.count--
+	all := s.users[g.who.User]
+	for i := range all {
+		if all[i] == g {
+			all = append(all[:i:i], all[i+1:]...)
+			break
+		}
+	}
+	if s.users[g.who.User] = all; len(all) == 0 {
+		delete(s.users, g.who.User)
+	}
+	return g
+}
+
+// A departed is why a client left, kept until the broker tells of it.
+type departed struct {
+	reason string
+	at     time.Time
 }
 
 // announce tells that a live member is present; where the same user was cut off it
 // takes the place of that client without the others noticing. Room loop only.
 func (l *Loop) announce(m *Member) {
-	m.announced = true
-	l.sync.pending = append(l.sync.pending, change{m.Who, true})
+	l.presence.want(m.Who, present)
 	for _, g := range l.linger.take(m.Who.User) {
-		l.sync.pending = append(l.sync.pending, change{g.who, false})
+		l.presence.want(g.who, absent)
 	}
-	l.startSync(time.Now())
+	l.startAnnounce(time.Now())
 }
 
-// goodbye tells that a member is gone, or lets it linger. Room loop only.
+// goodbye tells that a member that was announced is gone, or lets it linger. Room loop
+// only.
 func (l *Loop) goodbye(m *Member, reason string, linger bool, now time.Time) {
-	if !m.announced {
+	if !linger || l.cfg.ResumeWindow <= 0 || l.closing {
+		l.depart(m.Who, reason, now)
+		l.startAnnounce(now)
 		return
 	}
-	if linger && l.cfg.ResumeWindow > 0 && !l.closing {
-		first := l.linger.first() == nil
-		l.linger.add(&lingering{who: m.Who, reason: reason, until: now.Add(l.cfg.ResumeWindow)})
-		if first {
-			l.schedule()
-		}
-		return
+	if l.linger.count >= l.cfg.MaxMembers { // a flood of connections that are cut
+		g := l.linger.pop()
+		l.depart(g.who, g.reason, now)
+		l.startAnnounce(now)
 	}
-	l.depart(m.Who, reason)
-	l.startSync(now)
+	first := l.linger.first() == nil
+	l.linger.add(&lingering{who: m.Who, reason: reason, until: now.Add(l.cfg.ResumeWindow)})
+	if first {
+		l.schedule()
+	}
 }
 
 // depart must only be called from the room loop.
-func (l *Loop) depart(who broker.Member, reason string) {
+func (l *Loop) depart(who broker.Member, reason string, now time.Time) {
 	if reason != "" {
-		l.reasons[who.Client] = reason
+		l.reasons[who.Client] = departed{reason, now}
 	}
-	l.sync.pending = append(l.sync.pending, change{who, false})
+	l.presence.want(who, absent)
 }
 
 // expire lets those go whose resume window has passed. One whose user is catching up
 // stays: that client will take its place. Room loop only.
 func (l *Loop) expire(now time.Time) {
 	for g := l.linger.first(); g != nil && !g.until.After(now); g = l.linger.first() {
-		all := l.linger.take(g.who.User)
-		coming := len(l.users[g.who.User]) > 0 && !l.anyLive(g.who.User)
-		for _, g := range all {
-			switch {
-			case coming:
-				l.linger.add(&lingering{who: g.who, reason: g.reason, until: now.Add(l.cfg.ResumeWindow)})
-			case g.until.After(now): // cut off again, later
-				l.linger.add(&lingering{who: g.who, reason: g.reason, until: g.until})
-			default:
-				l.depart(g.who, g.reason)
-			}
+		l.linger.pop()
+		if len(l.users[g.who.User]) > 0 && !l.anyLive(g.who.User) {
+			l.linger.add(&lingering{who: g.who, reason: g.reason, until: now.Add(l.cfg.ResumeWindow)})
+			continue
 		}
+		l.depart(g.who, g.reason, now)
 	}
 }
 
@@ -151,84 +252,106 @@ func (l *Loop) anyLive(user string) bool {
 	return false
 }
 
-// startSync announces what is pending, unless an announcement is under way or its
+// startAnnounce announces what is to be, unless an announcement is under way or its
 // retry is not due. Room loop only.
-func (l *Loop) startSync(now time.Time) {
-	s := &l.sync
-	if s.running || len(s.pending) == 0 || now.Before(s.retry) {
+func (l *Loop) startAnnounce(now time.Time) {
+	a := &l.presence
+	if a.running || now.Before(a.retry) {
 		return
 	}
-	changes := s.pending
-	s.pending, s.running = nil, true
+	a.retry = time.Time{}
+	batch := a.take()
+	if len(batch) == 0 {
+		return
+	}
+	joined, left := split(batch)
 	l.cfg.Go(func() {
-		ctx, cancel := context.WithTimeout(l.ctx, syncTimeout)
+		ctx, cancel := context.WithTimeout(l.ctx, announceTimeout)
 		defer cancel()
-		joined, left := collapse(changes)
-		var err error
-		if len(joined)+len(left) > 0 {
-			err = l.cfg.Lease.Update(ctx, l.cfg.Name, joined, left)
-		}
+		err := l.cfg.Lease.Update(ctx, l.cfg.Name, joined, left)
 		select {
-		case l.synced <- syncResult{changes, err}:
+		case l.announced <- announceResult{batch, err}:
 		case <-l.done:
 		}
 	})
 }
 
-// syncDone must only be called from the room loop.
-func (l *Loop) syncDone(r syncResult) {
-	s := &l.sync
-	s.running = false
-	now := time.Now()
-	if r.err != nil {
-		s.pending = append(r.changes, s.pending...)
-		s.delay = min(max(2*s.delay, minSyncRetry), maxSyncRetry)
-		s.retry = now.Add(s.delay)
-		l.cfg.Logger.Warn("hub: presence could not be announced", "room", l.cfg.Name, "err", r.err, "retry", s.delay)
-	} else {
-		s.delay, s.retry = 0, time.Time{}
-		l.forgetReasons(r.changes)
+type announceResult struct {
+	batch []*announcement
+	err   error
+}
+
+func split(batch []*announcement) (joined, left []broker.Member) {
+	for _, c := range batch {
+		if c.sent == present {
+			joined = append(joined, c.who)
+		} else {
+			left = append(left, c.who)
+		}
 	}
-	l.startSync(now)
+	return joined, left
+}
+
+// announceDone must only be called from the room loop.
+func (l *Loop) announceDone(r announceResult) {
+	a := &l.presence
+	now := time.Now()
+	a.done(r.batch, r.err)
+	if r.err != nil {
+		a.delay = min(max(2*a.delay, minAnnounceRetry), maxAnnounceRetry)
+		a.retry = now.Add(a.delay)
+		delay := a.delay
+		l.cfg.Go(func() {
+			l.cfg.Logger.Warn("hub: presence could not be announced", "room", l.cfg.Name, "err", r.err, "retry", delay)
+		})
+	} else {
+		a.delay = 0
+	}
+	for client, d := range l.reasons {
+		if now.Sub(d.at) > reasonAge {
+			delete(l.reasons, client)
+		}
+	}
+	l.startAnnounce(now)
 	l.schedule()
 }
 
-// forgetReasons drops the reasons of those who came and went within one announcement:
-// no event tells of them. Room loop only.
-func (l *Loop) forgetReasons(changes []change) {
-	came := map[string]bool{}
-	for _, c := range changes {
-		if c.joined {
-			came[c.who.Client] = true
-		} else if came[c.who.Client] {
-			delete(l.reasons, c.who.Client)
-		}
+// farewell tells the broker that all are gone whom the loop announced: it ends while they
+// are in the room, because the broker ended the subscription or the room's closing took
+// too long. Those who were cut may be back within the resume window, in the room's next
+// loop, and are gone only then.
+func (l *Loop) farewell() {
+	var gone []broker.Member
+	for _, c := range l.presence.clients {
+		gone = append(gone, c.who)
 	}
-}
-
-// collapse turns changes, in their order, into who is there now and was not announced,
-// and who was announced and is no longer there.
-func collapse(changes []change) (joined, left []broker.Member) {
-	type span struct{ before, after bool } // was it announced, is it there
-	spans := map[string]*span{}
-	for _, c := range changes {
-		s := spans[c.who.Client]
-		if s == nil {
-			s = &span{before: !c.joined}
-			spans[c.who.Client] = s
-		}
-		s.after = c.joined
+	if len(gone) == 0 {
+		return
 	}
-	for _, c := range changes {
-		s := spans[c.who.Client]
-		switch {
-		case s == nil: // seen
-		case s.after && !s.before:
-			joined = append(joined, c.who)
-		case s.before && !s.after:
-			left = append(left, c.who)
-		}
-		delete(spans, c.who.Client)
+	wait := l.cfg.ResumeWindow
+	if l.closing {
+		wait = 0
 	}
-	return joined, left
+	l.cfg.Go(func() {
+		delay := minAnnounceRetry
+		for len(gone) > 0 {
+			select {
+			case <-time.After(wait):
+			case <-l.cfg.Stop: // the lease ends
+				return
+			}
+			n := min(len(gone), maxAnnounce)
+			ctx, cancel := context.WithTimeout(context.Background(), announceTimeout)
+			err := l.cfg.Lease.Update(ctx, l.cfg.Name, nil, gone[:n])
+			cancel()
+			switch {
+			case errors.Is(err, broker.ErrClosed):
+				return
+			case err != nil:
+				wait, delay = delay, min(2*delay, maxAnnounceRetry)
+			default:
+				wait, gone = 0, gone[n:]
+			}
+		}
+	})
 }

@@ -36,7 +36,7 @@ func (a *Arrival) FirstPage(ctx context.Context, since broker.Cursor, resume boo
 		recovery = page.Verdict.String()
 		if page.Verdict != broker.Reset {
 			j.Start, j.At = since, page.Next
-			j.First = a.frames(a.Loop.Stream(), page)
+			a.first(j, page)
 			return j, recovery, nil
 		}
 	}
@@ -53,9 +53,24 @@ func (a *Arrival) FirstPage(ctx context.Context, since broker.Cursor, resume boo
 		// Which message stood before the first is not known: a cursor without its tag.
 		j.Start = broker.Cursor{Epoch: page.Messages[0].Cursor.Epoch, Seq: page.Messages[0].Prev}
 		j.At = page.Messages[n-1].Cursor
-		j.First = a.frames(a.Loop.Stream(), page)
+		a.first(j, page)
 	}
 	return j, recovery, nil
+}
+
+// first puts as much of a page into the joining as the member may be given at one time;
+// the rest is for CatchUp.
+func (a *Arrival) first(j *Joining, page *catchup.Page) {
+	stream := a.Loop.Stream()
+	frames := a.frames(stream, page)
+	n, some := a.Member.fit(frames)
+	if n < len(frames) {
+		j.At = page.Messages[n-1].Cursor
+	}
+	if page.Verdict == broker.Gap {
+		some = append([]*wsconn.Frame{stream.gap(a.Member.Door, page.Gap, false)}, some...)
+	}
+	j.First = some
 }
 
 // CatchUp sends what follows a position, page after page and no faster than the client
@@ -80,16 +95,17 @@ func (a *Arrival) CatchUp(ctx context.Context, at broker.Cursor) (live bool, err
 		case err != nil:
 			return false, err
 		}
-		var frames []*wsconn.Frame
+		var notice *wsconn.Frame
 		next := page.Next
-		if page.Verdict == broker.Reset { // the history was lost on the way: on with the new one, from its beginning
+		switch page.Verdict {
+		case broker.Gap: // it fell off what is kept on the way
+			notice = stream.gap(a.Member.Door, page.Gap, false)
+		case broker.Reset: // the history was lost on the way: on with the new one, from its beginning
 			next = broker.Cursor{Epoch: page.Head.Epoch}
 			stream = a.Loop.NewStream(next.Epoch)
-			frames = append(frames, stream.Reset(a.Member.Door, at.Seq, 1))
-		} else {
-			frames = a.frames(stream, page)
+			notice = stream.Reset(a.Member.Door, at.Seq, 1)
 		}
-		if next == at && len(frames) == 0 { // a broker that shows what it kept late
+		if next == at && notice == nil { // a broker that shows what it kept late
 			select {
 			case <-time.After(lateRead):
 			case <-ctx.Done():
@@ -97,26 +113,27 @@ func (a *Arrival) CatchUp(ctx context.Context, at broker.Cursor) (live bool, err
 			}
 		}
 		at = next
-		if b := nonNil(frames); b != nil && a.Member.Conn.SendWait(ctx, b) != nil {
+		if !a.send(ctx, []*wsconn.Frame{notice}) || !a.send(ctx, a.frames(stream, page)) {
 			return false, nil
 		}
 	}
 }
 
-// frames encodes a page, with its gap if there is one.
-func (a *Arrival) frames(stream *Stream, page *catchup.Page) []*wsconn.Frame {
-	door := a.Member.Door
-	frames := page.Frames(door, func(m *broker.Message) *wsconn.Frame { return stream.Message(door, m) })
-	if page.Verdict == broker.Gap {
-		frames = append([]*wsconn.Frame{stream.gap(door, page.Gap, false)}, frames...)
+// send sends frames, of which some may be nil, in portions that the member may be given;
+// false where it is leaving.
+func (a *Arrival) send(ctx context.Context, frames []*wsconn.Frame) bool {
+	for len(frames) > 0 {
+		n, some := a.Member.fit(frames)
+		if len(some) > 0 && a.Member.Conn.SendWait(ctx, wsconn.NewBatch(some...)) != nil {
+			return false
+		}
+		frames = frames[n:]
 	}
-	return frames
+	return true
 }
 
-// nonNil is a batch of the frames that are not nil; nil where all are.
-func nonNil(frames []*wsconn.Frame) *wsconn.Batch {
-	if b := forDoor(0, frames...); b != nil {
-		return b[0]
-	}
-	return nil
+// frames encodes a page: a frame for each message, nil where the door shows nothing.
+func (a *Arrival) frames(stream *Stream, page *catchup.Page) []*wsconn.Frame {
+	door := a.Member.Door
+	return page.Frames(door, func(m *broker.Message) *wsconn.Frame { return stream.Message(door, m) })
 }

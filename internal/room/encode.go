@@ -98,11 +98,7 @@ func GapFrame(door int) func(stream any, after, before uint64, missed int) *wsco
 
 // signal encodes a signal; nil where the door shows nothing of it.
 func (s *Stream) signal(door int, sig *broker.Signal) *wsconn.Frame {
-	f := s.encodeSignal(door, sig)
-	if f != nil {
-		f.Stream = s
-	}
-	return f
+	return s.mark(s.encodeSignal(door, sig))
 }
 
 func (s *Stream) encodeSignal(door int, sig *broker.Signal) *wsconn.Frame {
@@ -140,27 +136,44 @@ func RawFrame(k broker.Kind, data []byte) *wsconn.Frame {
 }
 
 func (s *Stream) joined(door int, m broker.Member) *wsconn.Frame {
-	if door == JSON {
-		return Encode(func(b []byte) []byte {
+	switch {
+	case door == JSON:
+		return s.mark(Encode(func(b []byte) []byte {
 			return wire.AppendJoined(b, &wire.Joined{Room: s.Room, Member: m})
-		})
+		}))
+	case s.Text.Joined != nil:
+		return s.mark(text(s.Text.Joined(s.Room, m)))
 	}
-	if s.Text.Joined == nil {
-		return nil
-	}
-	return text(s.Text.Joined(s.Room, m))
+	return nil
 }
 
 func (s *Stream) left(door int, m broker.Member, reason string) *wsconn.Frame {
-	if door == JSON {
-		return Encode(func(b []byte) []byte {
+	switch {
+	case door == JSON:
+		return s.mark(Encode(func(b []byte) []byte {
 			return wire.AppendLeft(b, &wire.Left{Room: s.Room, Member: m, Reason: reason})
-		})
+		}))
+	case s.Text.Left != nil:
+		return s.mark(text(s.Text.Left(s.Room, m, reason)))
 	}
-	if s.Text.Left == nil {
+	return nil
+}
+
+// presence encodes who is in the room; the plain door shows nothing of it.
+func (s *Stream) presence(door int, members []broker.Member, count int) *wsconn.Frame {
+	if door != JSON {
 		return nil
 	}
-	return text(s.Text.Left(s.Room, m, reason))
+	p := wire.Presence{Room: s.Room, Members: members, Count: count}
+	return s.mark(Encode(func(b []byte) []byte { return wire.AppendPresence(b, &p) }))
+}
+
+// mark makes a frame one that a slow policy may drop, with no gap told.
+func (s *Stream) mark(f *wsconn.Frame) *wsconn.Frame {
+	if f != nil {
+		f.Stream = s
+	}
+	return f
 }
 
 // batches gathers frames for each door.

@@ -56,45 +56,48 @@ type Config struct {
 	// nobody will find this loop any more, and it stops. It must not block.
 	Retire func() bool
 	// Failed is called, once and not on the loop, when the broker ended the
-	// subscription. The loop has stopped.
+	// subscription.
 	Failed func()
 }
 
 // A Loop is an open room. Its exported methods may be called concurrently.
 type Loop struct {
-	cfg      Config
-	sub      broker.Subscription
-	group    *fanout.Group
-	requests chan request
-	leaves   chan leaving
-	control  chan func()
-	synced   chan syncResult
-	done     chan struct{}
-	places   atomic.Int64 // members and reservations
-	current  atomic.Pointer[Stream]
+	cfg       Config
+	sub       broker.Subscription
+	group     *fanout.Group
+	requests  chan request
+	leaves    chan leaving
+	control   chan func()
+	announced chan announceResult
+	done      chan struct{}
+	places    atomic.Int64 // members and reservations
+	current   atomic.Pointer[Stream]
 
 	ctx    context.Context // ends with the loop; of what it starts
 	cancel context.CancelFunc
 
 	// room loop only
-	pos      broker.Cursor // of the last message handed to the fan-out
-	members  map[*Member]struct{}
-	clients  map[string]*Member
-	users    map[string][]*Member
-	doors    [fanout.Doors]int // members of each door
-	present  presence.Table
-	closing  bool
-	events   []broker.Event
-	out      batches // what this turn has for live members
-	catching int     // members that are not live yet
-	tail     []tailed
-	tailSize int
-	waiting  []request // to go live at a position that the loop has not reached
-	drains   []drain
-	sync     syncer
-	linger   lingerers
-	reasons  map[string]string
-	timer    *time.Timer
+	pos       broker.Cursor // of the last message handed to the fan-out
+	members   map[*Member]struct{}
+	clients   map[string]*Member
+	users     map[string][]*Member
+	doors     [fanout.Doors]int // members of each door
+	there     presence.Table    // as the broker tells it, over all processes
+	closing   bool
+	abandoned bool           // closing, and not to wait for announcements
+	events    []broker.Event // the last batch
+	rest      []broker.Event // of events: not handled yet
+	ended     error          // of the subscription, once rest is empty
+	out       batches        // what this turn has for live members
+	catching  int            // members that are not live yet
+	tail      []tailed
+	tailSize  int
+	waiting   []request // to go live at a position that the loop has not reached
+	drains    []drain
+	presence  announcer
+	linger    lingerers
+	reasons   map[string]departed // by client
+	timer     *time.Timer
 }
 
 // tailed is a message that the loop has passed, kept for members about to go live.
@@ -115,24 +118,24 @@ func Open(ctx context.Context, cfg Config) (*Loop, error) {
 		return nil, err
 	}
 	l := &Loop{
-		cfg:      cfg,
-		sub:      sub,
-		group:    cfg.Pool.NewGroup(),
-		requests: make(chan request),
-		leaves:   make(chan leaving),
-		control:  make(chan func()),
-		synced:   make(chan syncResult),
-		done:     make(chan struct{}),
-		pos:      sub.Head(),
-		members:  map[*Member]struct{}{},
-		clients:  map[string]*Member{},
-		users:    map[string][]*Member{},
-		reasons:  map[string]string{},
+		cfg:       cfg,
+		sub:       sub,
+		group:     cfg.Pool.NewGroup(),
+		requests:  make(chan request),
+		leaves:    make(chan leaving),
+		control:   make(chan func()),
+		announced: make(chan announceResult),
+		done:      make(chan struct{}),
+		pos:       sub.Head(),
+		members:   map[*Member]struct{}{},
+		clients:   map[string]*Member{},
+		users:     map[string][]*Member{},
+		reasons:   map[string]departed{},
 	}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	l.current.Store(&Stream{Room: cfg.Name, Epoch: l.pos.Epoch, Text: cfg.Text})
 	for _, m := range sub.Members() {
-		l.present.Join(m)
+		l.there.Join(m)
 	}
 	return l, nil
 }
@@ -147,6 +150,9 @@ func (l *Loop) Run() {
 	defer l.timer.Stop()
 	for {
 		ready := l.sub.Ready()
+		if len(l.rest) > 0 {
+			ready = always
+		}
 		if l.group.Full() {
 			ready = nil // take no more; still serve who comes and goes
 		}
@@ -157,15 +163,18 @@ func (l *Loop) Run() {
 			l.leave(r)
 		case <-ready:
 			if err := l.take(); err != nil {
-				l.cfg.Logger.Error("hub: the broker ended a room's subscription", "room", l.cfg.Name, "err", err)
-				l.cfg.Go(l.cfg.Failed)
+				l.cfg.Go(func() {
+					l.cfg.Logger.Error("hub: the broker ended a room's subscription", "room", l.cfg.Name, "err", err)
+					l.cfg.Failed()
+				})
+				l.farewell()
 				return
 			}
 		case <-l.group.Ready():
 		case f := <-l.control:
 			f()
-		case r := <-l.synced:
-			l.syncDone(r)
+		case r := <-l.announced:
+			l.announceDone(r)
 		case <-l.timer.C:
 			if l.tick() {
 				return
@@ -173,11 +182,15 @@ func (l *Loop) Run() {
 		case <-l.cfg.Stop:
 			return
 		}
-		if l.closing && len(l.members) == 0 && l.sync.idle() {
+		if l.closing && len(l.members) == 0 && (l.abandoned || l.presence.idle()) {
+			l.farewell()
 			return
 		}
 	}
 }
+
+// always is ready.
+var always = func() chan struct{} { c := make(chan struct{}); close(c); return c }()
 
 // Done is closed when Run has returned.
 func (l *Loop) Done() <-chan struct{} { return l.done }
@@ -209,32 +222,43 @@ func (l *Loop) do(ctx context.Context, f func()) error {
 
 // Members returns who is in the room, over all processes: each user once.
 func (l *Loop) Members(ctx context.Context, most int) (members []broker.Member, count int, err error) {
-	err = l.do(ctx, func() { members, count = l.present.Some(most), l.present.Len() })
+	err = l.do(ctx, func() { members, count = l.there.Some(most), l.there.Len() })
 	return members, count, err
 }
 
-// Close lets nobody in any more and calls closed for each member, which must see to
-// it that the member leaves and must not block. The loop ends when the last one has
-// left and that was announced.
-func (l *Loop) Close(ctx context.Context, closed func(*Member)) error {
-	return l.do(ctx, func() {
+// Close lets nobody in any more and calls closed for each member, on a goroutine of its
+// own; it must see to it that the member leaves. The loop ends when the last one has left
+// and that was announced.
+func (l *Loop) Close(closed func(*Member)) {
+	_ = l.do(context.Background(), func() { // the loop does not block; stopped is as good
+		now := time.Now()
 		l.closing = true
-		for user := range l.linger.users {
-			for _, g := range l.linger.take(user) {
-				l.depart(g.who, g.reason)
-			}
+		for l.linger.first() != nil {
+			g := l.linger.pop()
+			l.depart(g.who, g.reason, now)
 		}
-		l.startSync(time.Now())
-		for m := range l.members {
-			closed(m)
-		}
+		l.startAnnounce(now)
+		l.each(closed)
 	})
 }
 
-// Each calls f for every member, on the loop: it must not block.
-func (l *Loop) Each(ctx context.Context, f func(*Member)) error {
-	return l.do(ctx, func() {
-		for m := range l.members {
+// Abandon calls cut for each member, as Close does, and lets the loop end without waiting
+// for announcements.
+func (l *Loop) Abandon(cut func(*Member)) {
+	_ = l.do(context.Background(), func() {
+		l.closing, l.abandoned = true, true
+		l.each(cut)
+	})
+}
+
+// each must only be called from the room loop.
+func (l *Loop) each(f func(*Member)) {
+	members := make([]*Member, 0, len(l.members))
+	for m := range l.members {
+		members = append(members, m)
+	}
+	l.cfg.Go(func() {
+		for _, m := range members {
 			f(m)
 		}
 	})
@@ -249,20 +273,27 @@ func (l *Loop) Drain(ctx context.Context, until broker.Cursor, done func()) erro
 	})
 }
 
-// take handles a batch of the broker's events. Room loop only.
+// take handles a batch of the broker's events, or as much of it as the fan-out takes now.
+// Room loop only.
 func (l *Loop) take() error {
-	var err error
-	l.events, err = l.sub.Take(l.events[:0], maxBatch)
-	for i := range l.events {
-		l.event(&l.events[i])
+	if len(l.rest) == 0 {
+		l.events, l.ended = l.sub.Take(l.events[:0], maxBatch)
+		l.rest = l.events
+	}
+	for len(l.rest) > 0 && !l.group.Full() {
+		l.event(&l.rest[0])
+		l.rest = l.rest[1:]
 	}
 	l.flush()
 	l.reached()
+	if len(l.rest) > 0 {
+		return nil
+	}
 	clear(l.events)
 	if len(l.members) == 0 {
 		l.events = nil // an empty room holds no buffer
 	}
-	return err
+	return l.ended
 }
 
 // event must only be called from the room loop.
@@ -273,20 +304,24 @@ func (l *Loop) event(e *broker.Event) {
 	case broker.EventSignal:
 		l.signal(e)
 	case broker.EventJoined:
+		var came []broker.Member
 		for _, m := range e.Members {
-			if l.present.Join(m) {
-				m.Client = ""
-				l.tellAll(func(door int) *frame { return l.Stream().joined(door, m) })
+			if l.there.Join(m) {
+				came = append(came, broker.Member{User: m.User, Name: m.Name})
 			}
 		}
+		l.tellAll(len(came), func(door, i int) *frame { return l.Stream().joined(door, came[i]) })
 	case broker.EventLeft:
+		var gone []broker.Member
+		var reasons []string
 		for _, m := range e.Members {
-			reason := l.reasons[m.Client]
+			reason := l.reasons[m.Client].reason
 			delete(l.reasons, m.Client)
-			if who, last := l.present.Leave(m.Client); last {
-				l.tellAll(func(door int) *frame { return l.Stream().left(door, who, reason) })
+			if who, last := l.there.Leave(m.Client); last {
+				gone, reasons = append(gone, who), append(reasons, reason)
 			}
 		}
+		l.tellAll(len(gone), func(door, i int) *frame { return l.Stream().left(door, gone[i], reasons[i]) })
 	case broker.EventGap:
 		l.gap(e.Gap, e.Cursor)
 	}
@@ -298,8 +333,11 @@ func (l *Loop) message(m *broker.Message) {
 		return // handed out before: a broker that repeats after a reconnect
 	}
 	if m.Cursor.Epoch != l.pos.Epoch || m.Prev != l.pos.Seq {
-		l.cfg.Logger.Error("hub: the broker left out messages", "room", l.cfg.Name,
-			"after", l.pos.Seq, "before", m.Cursor.Seq)
+		after := l.pos.Seq
+		l.cfg.Go(func() { // a logger is the service's code
+			l.cfg.Logger.Error("hub: the broker left out messages", "room", l.cfg.Name,
+				"after", after, "before", m.Cursor.Seq)
+		})
 		l.gap(broker.GapBounds{After: l.pos.Seq, Before: m.Cursor.Seq, Missed: -1},
 			broker.Cursor{Epoch: m.Cursor.Epoch, Seq: m.Prev})
 	}
@@ -390,13 +428,28 @@ func (l *Loop) targets(to broker.Target) []*Member {
 	return nil
 }
 
-// tellAll sends what every member gets, live or not: presence. Room loop only.
-func (l *Loop) tellAll(encode func(door int) *frame) {
+// maxChanges is how many joins or leaves of one moment are told one by one: a quarter of
+// the default queue of a client. Where a process with thousands of members dies, others
+// get one list of who is there.
+const maxChanges = 64
+
+// tellAll sends n changes of presence to every member, live or not. Room loop only.
+func (l *Loop) tellAll(n int, encode func(door, i int) *frame) {
+	if n == 0 {
+		return
+	}
 	l.flush()
 	var b batches
-	for door, n := range l.doors {
-		if n > 0 {
-			b.add(door, encode(door))
+	for door, users := range l.doors {
+		if users == 0 {
+			continue
+		}
+		if n > maxChanges {
+			b.add(door, l.Stream().presence(door, l.there.Some(wire.MaxListMembers), l.there.Len()))
+			continue
+		}
+		for i := range n {
+			b.add(door, encode(door, i))
 		}
 	}
 	if out := b.take(); out != nil {
@@ -428,7 +481,7 @@ func (l *Loop) reached() {
 func (l *Loop) tick() (end bool) {
 	now := time.Now()
 	l.expire(now)
-	l.startSync(now)
+	l.startAnnounce(now)
 	if l.empty() {
 		if l.cfg.Retire() {
 			return true
@@ -442,7 +495,7 @@ func (l *Loop) tick() (end bool) {
 
 // empty says that nothing holds the loop. Room loop only.
 func (l *Loop) empty() bool {
-	return len(l.members) == 0 && l.linger.first() == nil && l.sync.idle() && len(l.drains) == 0 && l.places.Load() == 0
+	return len(l.members) == 0 && l.linger.first() == nil && l.presence.idle() && len(l.rest) == 0 && len(l.drains) == 0 && l.places.Load() == 0
 }
 
 // schedule sets the timer for what is due next. Room loop only.
@@ -451,8 +504,8 @@ func (l *Loop) schedule() {
 	if g := l.linger.first(); g != nil {
 		next = min(next, time.Until(g.until))
 	}
-	if !l.sync.retry.IsZero() {
-		next = min(next, time.Until(l.sync.retry))
+	if !l.presence.running && !l.presence.retry.IsZero() {
+		next = min(next, time.Until(l.presence.retry))
 	}
 	l.timer.Reset(max(next, 0))
 }

@@ -27,6 +27,9 @@ type Member struct {
 	Door int
 	Conn *wsconn.Conn
 	Slow wsconn.Policy
+	// Messages and Bytes bound what is owed to the member at one time: of a page of
+	// history, or of the tail when it goes live.
+	Messages, Bytes int
 	// Lag counts closed slow clients.
 	Lag *atomic.Uint64
 	// Owner is for whoever made the member; the loop does not look at it.
@@ -35,7 +38,7 @@ type Member struct {
 	place *fanout.Member
 
 	// room loop only
-	live, announced bool
+	live bool
 }
 
 // Receive implements fanout.Receiver.
@@ -137,7 +140,12 @@ func (l *Loop) ask(ctx context.Context, r request) (bool, error) {
 	case a := <-r.reply:
 		return a.live, a.err
 	case <-l.done:
-		return false, ErrStopped
+		select {
+		case a := <-r.reply: // it was the loop's last
+			return a.live, a.err
+		default:
+			return false, ErrStopped
+		}
 	case <-gone:
 		return false, ctx.Err()
 	}
@@ -176,7 +184,7 @@ func (l *Loop) answer(r request) {
 // tryLive makes a member live where it has caught up. Where the loop is behind it, the
 // request waits, unless an answer is wanted now. Room loop only.
 func (l *Loop) tryLive(r request, now bool) {
-	switch first, ok := l.after(r.m.Door, r.at); {
+	switch first, ok := l.after(r.m, r.at); {
 	case ok:
 		l.goLive(r.m, first)
 		l.reply(r, true)
@@ -202,13 +210,14 @@ func (l *Loop) join(j *Joining) {
 	l.doors[m.Door]++
 	l.catching++
 	frames := make([]*wsconn.Frame, 0, 1+len(j.First))
-	frames = append(frames, j.Welcome(j.Start, l.present.Some(wire.MaxWelcomeMembers), l.present.Len()))
+	frames = append(frames, j.Welcome(j.Start, l.there.Some(wire.MaxWelcomeMembers), l.there.Len()))
 	l.group.Add(m.place, forDoor(m.Door, append(frames, j.First...)...))
 }
 
-// after returns what the loop passed since at, and whether it still has all of it.
-// Room loop only.
-func (l *Loop) after(door int, at broker.Cursor) (*fanout.Batches, bool) {
+// after returns what the loop passed since at, and whether it still has all of it and m
+// can be given so much. Room loop only.
+func (l *Loop) after(m *Member, at broker.Cursor) (*fanout.Batches, bool) {
+	door := m.Door
 	if at.Epoch != l.pos.Epoch {
 		return nil, false
 	}
@@ -233,7 +242,26 @@ func (l *Loop) after(door int, at broker.Cursor) (*fanout.Batches, bool) {
 			frames = append(frames, t.frames[door].Frames...)
 		}
 	}
+	if n, _ := m.fit(frames); n < len(frames) {
+		return nil, false
+	}
 	return forDoor(door, frames...), true
+}
+
+// fit returns how many of frames may be given to the member at one time, at least 1, and
+// a batch of them without those that are nil.
+func (m *Member) fit(frames []*wsconn.Frame) (n int, some []*wsconn.Frame) {
+	size := 0
+	for i, f := range frames {
+		if f == nil {
+			continue
+		}
+		if size += len(f.Bytes); len(some) > 0 && (len(some) >= m.Messages || size > m.Bytes) {
+			return i, some
+		}
+		some = append(some, f)
+	}
+	return len(frames), some
 }
 
 // goLive must only be called from the room loop.
@@ -309,7 +337,9 @@ func (l *Loop) leave(r leaving) {
 			break
 		}
 	}
-	l.goodbye(m, r.reason, r.linger, time.Now())
+	if m.live { // it was announced
+		l.goodbye(m, r.reason, r.linger, time.Now())
+	}
 	if len(l.members) == 0 {
 		l.out = batches{}
 		l.schedule()

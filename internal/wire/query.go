@@ -24,7 +24,8 @@ type Query struct {
 }
 
 // ParseQuery reads a URL's query. Parameters that it does not know are ignored, and an
-// empty one counts as not given; one that is given twice is an error.
+// empty one counts as not given; one that is given twice is an error. Parameters that do
+// not count are to be deleted first.
 func ParseQuery(v url.Values) (Query, error) {
 	q := Query{History: -1}
 	for key, values := range v {

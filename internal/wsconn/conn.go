@@ -14,8 +14,10 @@
 //   - A slow peer is not cut for being slow: each write has WriteTimeout in which at least
 //     one byte must move. (Over TLS, whose state does not survive a write cut short, in
 //     which up to 16 KiB must.)
-//   - Memory is bounded: by QueueMessages and QueueBytes for what waits, 64 KiB or one frame
-//     for what is being written, and one batch that came when nothing waited, whatever its size.
+//   - Memory is bounded. Of what waits, QueueMessages and QueueBytes bound what came by Send,
+//     and half of them and one batch what came by SendWait; what SendNow was given comes on
+//     top, and so do 64 KiB or one frame that is being written, and one batch that came when
+//     nothing waited, whatever its size.
 //
 // The socket has an owner while it is written to: the goroutine whose Send tries to write
 // at once, or the writer, a goroutine that lives until the queue is empty. Who finds it
@@ -101,11 +103,15 @@ type Conn struct {
 	ping       bool       // a ping waits
 	closeFrame []byte     // the close frame, until somebody begins to write it
 	closeBegun bool       // somebody has: nothing may follow
-	inFrames   int        // in flight: not in the queue any more, and not known to be written
-	inBytes    int
+
+	inFlight     load // data that is not in the queue any more, and not known to be written
+	inFlightKept load // of that, what Send's bound does not count
+	partialKept  bool // it does not count partial
+
 	lowWater   chan struct{} // where not nil, somebody waits for the queue to be half empty
 	end        *CloseError   // how the connection ended: who sets it first, wins
 	closeBy    time.Time     // when the close frame must be written
+	peerClosed bool          // Read has come to the peer's close frame
 	finishing  bool          // Finish has begun: the read deadline is its own
 	isFlushed  bool          // flushed is closed
 }
@@ -161,12 +167,14 @@ func (c *Conn) LastRead() time.Time { return c.accepted.Add(time.Duration(c.last
 func (c *Conn) Queued() (frames, bytes int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.queue.n + c.inFrames, c.queue.bytes + c.inBytes
+	l := c.queue.all().plus(c.inFlight)
+	return l.frames, l.bytes
 }
 
 // Close begins the end: what is queued goes out, then one close frame, and nothing after
 // it. It never blocks; the first call wins, also against the peer's close frame. The
-// reason is cut to 123 bytes. A code that can't be sent (1005, 1006) goes as none.
+// reason is cut to 123 bytes. A close frame may carry 1000 to 1003, 1007 to 1014 and 3000
+// to 4999; for any other code it goes with neither code nor reason.
 func (c *Conn) Close(code int, reason string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -221,10 +229,10 @@ func (c *Conn) setFlushed() {
 	c.isFlushed = true
 	c.queue.clear()
 	c.partial, c.pong, c.ping, c.closeFrame = nil, nil, false, nil
-	c.inFrames, c.inBytes = 0, 0
+	c.inFlight, c.inFlightKept = load{}, load{}
 	close(c.flushed)
 	if c.finishing {
-		c.conn.SetReadDeadline(time.Now().Add(c.closeTimeout))
+		c.conn.SetReadDeadline(c.discardBy())
 	}
 }
 
@@ -240,7 +248,9 @@ func (c *Conn) closeTransport() {
 
 // Finish ends the connection after Read has failed: it waits until the queue and the
 // close frame are written (WriteTimeout after Close at most), discards input until the
-// peer closes (CloseTimeout at most), and closes the transport. Where no close frame was
+// peer closes (CloseTimeout at most), and closes the transport. Where Read had come to the
+// peer's close frame, nothing is left to wait for once ours is written: then it closes at
+// once (RFC 6455, section 7.1.1: the server closes first). Where no close frame was
 // chosen, it closes the transport at once. When it returns, nothing of c is running. It
 // may be called again.
 func (c *Conn) Finish() {
@@ -255,19 +265,31 @@ func (c *Conn) Finish() {
 		c.mu.Unlock()
 		c.fail(errNotClosed)
 	} else {
-		until := c.closeBy
-		if c.isFlushed {
-			until = time.Now()
-		}
-		c.conn.SetReadDeadline(until.Add(c.closeTimeout))
+		c.conn.SetReadDeadline(c.discardBy())
+		peerClosed := c.peerClosed
 		c.mu.Unlock()
 		c.discardInput()
 		<-c.flushed
+		if peerClosed {
+			c.drainInput()
+		}
 	}
 	c.conn.Close()
 	c.writer.Wait()
 	c.ws.CloseNow()
 	close(c.finished)
+}
+
+// discardBy is when Finish stops discarding input. mu is held.
+func (c *Conn) discardBy() time.Time {
+	switch {
+	case !c.isFlushed:
+		return c.closeBy.Add(c.closeTimeout)
+	case c.peerClosed:
+		return past
+	default:
+		return time.Now().Add(c.closeTimeout)
+	}
 }
 
 var errNotClosed = errors.New("given up with no close frame")

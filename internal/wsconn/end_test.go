@@ -122,10 +122,10 @@ func TestCloseWhileThePeerSends(t *testing.T) {
 				if _, err := p.Write(maskedFrame(0xF1, strings.Repeat("x", 700))); err != nil {
 					return
 				}
-				time.Sleep(100 * time.Millisecond) // of the bubble's clock
+				<-time.After(100 * time.Millisecond)
 			}
 		})
-		time.Sleep(time.Second)
+		<-time.After(time.Second)
 		p.expect(t, closing(1002, "protocol error"))
 		p.expectEOF(t)
 		p.Close()
@@ -161,7 +161,7 @@ func TestCloseOfAStalledPeer(t *testing.T) {
 			c, p := memPair(t, &Options{}, memnet.WithBuffer(200))
 			r := startReader(t, c)
 			require.NoError(t, c.Send(batch(strings.Repeat("x", 500)), Disconnect))
-			time.Sleep(5 * time.Second)
+			<-time.After(5 * time.Second)
 			start := time.Now()
 			c.Close(1013, "too slow")
 			require.Equal(t, 1013, r.closed(t).Code)
@@ -213,7 +213,7 @@ func TestSlowPeerLives(t *testing.T) {
 			require.Greater(t, time.Since(start), 3000*time.Second)
 			slow.r.Reset(p.Conn)
 			// At rest there is no deadline.
-			time.Sleep(time.Hour)
+			<-time.After(time.Hour)
 			require.NoError(t, c.Send(batch("d"), Disconnect))
 			p.expect(t, text("d"))
 			p.Close()
@@ -229,7 +229,7 @@ type slowReader struct {
 }
 
 func (r slowReader) Read(p []byte) (int, error) {
-	time.Sleep(r.pause)
+	<-time.After(r.pause)
 	return r.Reader.Read(p[:1])
 }
 
@@ -238,7 +238,7 @@ func (r slowReader) Read(p []byte) (int, error) {
 type lazyConn struct{ *memnet.Conn }
 
 func (c lazyConn) Write(p []byte) (int, error) {
-	time.Sleep(defaultWriteTimeout)
+	<-time.After(defaultWriteTimeout)
 	return 0, os.ErrDeadlineExceeded
 }
 
@@ -322,12 +322,12 @@ func TestLastRead(t *testing.T) {
 		r := startReader(t, c)
 		start := time.Now()
 		require.Equal(t, start, c.LastRead())
-		time.Sleep(time.Minute)
+		<-time.After(time.Minute)
 		require.Equal(t, start, c.LastRead())
 		p.Write([]byte{0x81}) // any byte counts
 		synctest.Wait()
 		require.Equal(t, start.Add(time.Minute), c.LastRead())
-		time.Sleep(time.Minute)
+		<-time.After(time.Minute)
 		p.Close()
 		<-r.done
 		require.Equal(t, start.Add(time.Minute), c.LastRead())

@@ -68,16 +68,24 @@ func appendHeader(dst []byte, op byte, n int) []byte {
 	}
 }
 
-// closeFrame encodes a close frame. Codes that may not be sent (RFC 6455, section
-// 7.4.1: 1005 "none", 1006 "lost", 1015 "TLS") become a close frame without a code.
+// closeFrame encodes a close frame. A code that may not be sent becomes a close frame
+// without one.
 func closeFrame(code int, reason string) []byte {
-	if code < 1000 || code > 4999 || code == 1005 || code == 1006 || code == 1015 {
+	if !sendable(code) {
 		return []byte{finBit | opClose, 0}
 	}
 	reason = cutReason(reason)
 	dst := appendHeader(nil, opClose, 2+len(reason))
 	dst = binary.BigEndian.AppendUint16(dst, uint16(code))
 	return append(dst, reason...)
+}
+
+// sendable tells whether a close frame may carry the code: it is one that RFC 6455 (section
+// 7.4.1) or the IANA registry defines for the wire, which 1004 "reserved", 1005 "none", 1006
+// "lost" and 1015 "TLS" are not, or one of the ranges for libraries and applications
+// (section 7.4.2).
+func sendable(code int) bool {
+	return code >= 1000 && code <= 1003 || code >= 1007 && code <= 1014 || code >= 3000 && code <= 4999
 }
 
 // cutReason makes a close reason valid UTF-8 of at most maxReason bytes, cut where a rune ends.

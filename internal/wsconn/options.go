@@ -26,8 +26,10 @@ type Options struct {
 	// ReadLimit bounds a message that comes in, in bytes. The default is 64 KiB.
 	ReadLimit int64
 
-	// QueueMessages and QueueBytes bound what waits for one connection. The defaults
-	// are 256 and 1 MiB.
+	// QueueMessages and QueueBytes bound what came by Send and waits for one connection.
+	// SendWait adds a batch, of any size, while at most half of both waits in all, so a
+	// connection may hold the bound, half the bound and one such batch; what SendNow is
+	// given comes on top, uncounted. The defaults are 256 and 1 MiB.
 	QueueMessages, QueueBytes int
 
 	// WriteTimeout is how long a write may take in which no byte moves, and how long
@@ -35,7 +37,8 @@ type Options struct {
 	WriteTimeout time.Duration
 
 	// CloseTimeout is how long input is discarded after the close frame, so that a peer
-	// that is still sending can read it. The default is 2 s.
+	// that is still sending can read it. Where the peer has sent its own before, nothing is
+	// waited for. The default is 2 s.
 	CloseTimeout time.Duration
 
 	// GapFrame makes the frame that tells a client of messages that DropOldest dropped:

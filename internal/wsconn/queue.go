@@ -28,6 +28,12 @@ type gap struct {
 	missed      int
 }
 
+// A load is a number of frames and their bytes.
+type load struct{ frames, bytes int }
+
+func (l load) plus(m load) load  { return load{l.frames + m.frames, l.bytes + m.bytes} }
+func (l load) minus(m load) load { return load{l.frames - m.frames, l.bytes - m.bytes} }
+
 // A queue is a ring of what waits for the socket. The zero value is empty.
 type queue struct {
 	ring  []item // its length is a power of two
@@ -35,6 +41,21 @@ type queue struct {
 	n     int // items, gaps among them
 	gaps  int
 	bytes int
+	kept  load // those of the items that no policy may drop
+}
+
+func (q *queue) all() load { return load{q.n, q.bytes} }
+
+// sent is what came by Send, gaps included.
+func (q *queue) sent() load { return q.all().minus(q.kept) }
+
+// count counts an item that came in.
+func (q *queue) count(it item) {
+	q.n++
+	q.bytes += it.bytes()
+	if it.keep {
+		q.kept = q.kept.plus(load{1, it.bytes()})
+	}
 }
 
 func (q *queue) at(i int) *item { return &q.ring[(q.head+i)&(len(q.ring)-1)] }
@@ -52,17 +73,15 @@ func (q *queue) grow() {
 
 func (q *queue) push(it item) {
 	q.grow()
-	q.n++
+	q.count(it)
 	*q.at(q.n - 1) = it
-	q.bytes += it.bytes()
 }
 
 func (q *queue) pushFront(it item) {
 	q.grow()
 	q.head = (q.head - 1) & (len(q.ring) - 1)
-	q.n++
+	q.count(it)
 	*q.at(0) = it
-	q.bytes += it.bytes()
 }
 
 // pop takes the first item of a queue that is not empty.
@@ -72,6 +91,9 @@ func (q *queue) pop() item {
 	q.head = (q.head + 1) & (len(q.ring) - 1)
 	q.n--
 	q.bytes -= it.bytes()
+	if it.keep {
+		q.kept = q.kept.minus(load{1, it.bytes()})
+	}
 	if it.gap != nil {
 		q.gaps--
 	}
@@ -81,7 +103,7 @@ func (q *queue) pop() item {
 	return it
 }
 
-// remove takes item i out and keeps the order of the others.
+// remove takes item i, which may be dropped, out and keeps the order of the others.
 func (q *queue) remove(i int) {
 	q.bytes -= q.at(i).bytes()
 	for ; i > 0; i-- {

@@ -60,10 +60,11 @@ func (c *Conn) read(ctx context.Context) (Opcode, []byte, error) {
 func (c *Conn) ended(ctx context.Context, err error) *CloseError {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	remote, isClose := errors.AsType[websocket.CloseError](err)
+	c.peerClosed = isClose
 	if c.end != nil {
 		return c.end
 	}
-	remote, isClose := errors.AsType[websocket.CloseError](err)
 	code := int(remote.Code)
 	switch {
 	case isClose && utf8.ValidString(remote.Reason):
@@ -147,13 +148,8 @@ func (c *Conn) readMessage(r io.Reader) ([]byte, error) {
 	}
 }
 
-// discardInput reads until the peer closes or the read deadline has passed. A peer that
-// has sent its close frame, over a transport whose writing side can't be closed alone,
-// waits for us.
+// discardInput reads until the peer closes or the read deadline has passed.
 func (c *Conn) discardInput() {
-	if _, half := c.conn.(interface{ CloseWrite() error }); !half && c.remoteClosed() {
-		return
-	}
 	buf := newMessage(messageSizes[1])
 	defer freeMessage(buf)
 	for {
@@ -163,10 +159,35 @@ func (c *Conn) discardInput() {
 	}
 }
 
-func (c *Conn) remoteClosed() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.end.Remote
+const (
+	// drainWait is how long input may be on its way where a read can't be tried.
+	drainWait = 10 * time.Millisecond
+
+	// maxDrain bounds the reads (4 KiB) of drainInput: 16 MiB, more than a socket holds
+	// (Linux: 6 MiB at most, net.ipv4.tcp_rmem).
+	maxDrain = 4096
+)
+
+// drainInput discards what has arrived after the peer's close frame, and waits for no more.
+// A socket that is closed with unread input is reset, and the reset may overtake the close
+// frame. What TLS would make of the input does not matter any more.
+func (c *Conn) drainInput() {
+	conn := below(c.conn)
+	read := newTryReader(conn)
+	var deadline time.Time
+	if read == nil {
+		read, deadline = conn.Read, time.Now().Add(drainWait)
+	}
+	c.mu.Lock() // setFlushed has set the deadline of discardInput
+	conn.SetReadDeadline(deadline)
+	c.mu.Unlock()
+	buf := newMessage(messageSizes[1])
+	defer freeMessage(buf)
+	for range maxDrain {
+		if n, err := read(*buf); n == 0 || err != nil {
+			return
+		}
+	}
 }
 
 // A transport is the connection as nhooyr sees it. Its Read gives what came with the

@@ -7,8 +7,10 @@ import "slices"
 // policy decides: Disconnect fails with ErrFull, and nothing of b is taken. DropOldest
 // drops the oldest waiting frames of b's streams, those of b at last, and puts one gap
 // where they stood; it fails with ErrFull only where that does not help: for frames
-// without a stream. A queue in which nothing waits takes any batch (Disconnect) or any
-// frame (DropOldest). Once the connection is closing, Send fails with ErrClosed.
+// without a stream. The bound counts what came by Send: a page of history that waits
+// makes no connection slow. A queue in which nothing of Send waits takes any batch
+// (Disconnect) or any frame (DropOldest). Once the connection is closing, Send fails
+// with ErrClosed.
 func (c *Conn) Send(b *Batch, p Policy) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -22,8 +24,8 @@ func (c *Conn) Send(b *Batch, p Policy) error {
 	case p == DropOldest:
 		return c.queueDropping(b)
 	}
-	waits, bytes := c.queue.n+c.inFrames, c.queue.bytes+c.inBytes
-	if waits > 0 && (waits+len(b.Frames) > c.maxFrames || bytes+len(b.Bytes) > c.maxBytes) {
+	waits := c.queue.sent().plus(c.inFlight.minus(c.inFlightKept))
+	if waits.frames > 0 && c.above(waits.plus(load{len(b.Frames), len(b.Bytes)})) {
 		return ErrFull
 	}
 	c.push(b, false)
@@ -31,7 +33,8 @@ func (c *Conn) Send(b *Batch, p Policy) error {
 	return nil
 }
 
-// SendNow is SendWait without the wait, whatever is queued: for few and small frames.
+// SendNow is SendWait without the wait, whatever is queued: for few and small frames, as
+// no bound counts them.
 func (c *Conn) SendNow(b *Batch) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -70,7 +73,7 @@ func (c *Conn) trySend(b *Batch, p Policy, keep bool) error {
 	}
 	rest := b.Frames[i:]
 	if n > 0 {
-		c.keepRest(rest[0].Bytes[n:])
+		c.keepRest(rest[0].Bytes[n:], keep)
 		rest = rest[1:]
 	}
 	for _, f := range slices.Backward(rest) { // before what came meanwhile
@@ -98,7 +101,7 @@ func (c *Conn) queueDropping(b *Batch) error {
 		for f.Stream != nil && c.over(len(b.Frames), len(b.Bytes)) && c.drop(f.Stream) {
 		}
 	}
-	if c.queue.n > 0 && c.over(len(b.Frames), len(b.Bytes)) && slices.ContainsFunc(b.Frames, func(f *Frame) bool { return f.Stream == nil }) {
+	if c.queue.sent().frames > 0 && c.over(len(b.Frames), len(b.Bytes)) && slices.ContainsFunc(b.Frames, func(f *Frame) bool { return f.Stream == nil }) {
 		return ErrFull
 	}
 	c.push(b, false)
@@ -108,24 +111,27 @@ func (c *Conn) queueDropping(b *Batch) error {
 }
 
 // trim drops frames of b's streams until the queue is within its bound, or only one
-// frame waits. mu is held.
+// frame of Send waits. mu is held.
 func (c *Conn) trim(b *Batch) {
 	for _, f := range b.Frames {
-		for f.Stream != nil && c.over(0, 0) && c.queue.n-c.queue.gaps > 1 && c.drop(f.Stream) {
+		for f.Stream != nil && c.over(0, 0) && c.queue.sent().frames-c.queue.gaps > 1 && c.drop(f.Stream) {
 		}
 	}
 }
 
 func (c *Conn) drop(stream any) bool { return c.queue.drop(stream, c.gapFrame != nil) }
 
-// over tells whether so much more is more than the queue may hold. mu is held.
+// over tells whether so much more is more than the queue may hold of Send. mu is held.
 func (c *Conn) over(frames, bytes int) bool {
-	return c.queue.n+frames > c.maxFrames || c.queue.bytes+bytes > c.maxBytes
+	return c.above(c.queue.sent().plus(load{frames, bytes}))
 }
 
-// low tells whether at most half of both bounds is queued. mu is held.
+func (c *Conn) above(l load) bool { return l.frames > c.maxFrames || l.bytes > c.maxBytes }
+
+// low tells whether at most half of both bounds is queued, whoever sent it. mu is held.
 func (c *Conn) low() bool {
-	return 2*(c.queue.n+c.inFrames) <= c.maxFrames && 2*(c.queue.bytes+c.inBytes) <= c.maxBytes
+	waits := c.queue.all().plus(c.inFlight)
+	return !c.above(waits.plus(waits))
 }
 
 // tellLowWater releases who waits for low. mu is held.
@@ -153,7 +159,7 @@ func (c *Conn) Ping() {
 	if n == 0 {
 		c.ping = true
 	} else {
-		c.keepRest(pingFrame[n:])
+		c.keepRest(pingFrame[n:], true)
 	}
 	c.handOver()
 }
@@ -175,7 +181,7 @@ func (c *Conn) sendPong(frame []byte) {
 	if n == 0 && !c.isFlushed {
 		c.pong = slices.Clone(frame)
 	} else {
-		c.keepRest(slices.Clone(frame[n:]))
+		c.keepRest(slices.Clone(frame[n:]), true)
 	}
 	c.handOver()
 }
@@ -191,7 +197,7 @@ func (c *Conn) writeClose() {
 	n := c.tryWrite(frame)
 	if n > 0 && !c.isFlushed {
 		c.closeFrame, c.closeBegun = nil, true
-		c.keepRest(frame[n:])
+		c.keepRest(frame[n:], true)
 		if n == len(frame) {
 			c.closeWritten()
 		}

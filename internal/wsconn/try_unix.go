@@ -65,3 +65,36 @@ func (w *rawWriter) write(fd uintptr) bool {
 		return true
 	}
 }
+
+// newTryReader returns a Read that never waits: 0 bytes with no error are none for now, or
+// the end. It is nil where conn carries no socket. The bytes are the socket's own, whatever
+// conn makes of them.
+func newTryReader(conn net.Conn) func([]byte) (int, error) {
+	socket, ok := conn.(syscall.Conn)
+	if !ok {
+		return nil
+	}
+	raw, err := socket.SyscallConn()
+	if err != nil {
+		return nil
+	}
+	return func(p []byte) (n int, err error) {
+		rawErr := raw.Read(func(fd uintptr) bool {
+			for {
+				n, err = syscall.Read(int(fd), p)
+				switch err {
+				case syscall.EINTR:
+					continue
+				case syscall.EAGAIN:
+					err = nil
+				}
+				n = max(n, 0)
+				return true
+			}
+		})
+		if rawErr != nil {
+			return 0, rawErr
+		}
+		return n, err
+	}
+}

@@ -25,8 +25,8 @@ const (
 type writerState struct {
 	bufs     [][]byte // in flight; a gap's is nil until its frame is made
 	gaps     []placedGap
-	frames   int
-	bytes    int
+	data     load     // of bufs; control frames count in no bound
+	kept     load     // of data, what no policy may drop
 	chunk    [][]byte    // what goes out with one system call
 	vec      net.Buffers // chunk, again: WriteTo needs it on the heap
 	copied   []byte
@@ -40,17 +40,20 @@ type placedGap struct {
 
 var writerStates = sync.Pool{New: func() any { return new(writerState) }}
 
-// add adds data; control frames, which no bound counts, go to bufs directly.
-func (w *writerState) add(p []byte) {
+// add adds data; control frames go to bufs directly.
+func (w *writerState) add(p []byte, keep bool) {
 	w.bufs = append(w.bufs, p)
-	w.frames++
-	w.bytes += len(p)
+	l := load{1, len(p)}
+	w.data = w.data.plus(l)
+	if keep {
+		w.kept = w.kept.plus(l)
+	}
 }
 
 func (w *writerState) reset() {
 	clear(w.bufs)
 	clear(w.gaps)
-	w.bufs, w.gaps, w.frames, w.bytes = w.bufs[:0], w.gaps[:0], 0, 0
+	w.bufs, w.gaps, w.data, w.kept = w.bufs[:0], w.gaps[:0], load{}, load{}
 }
 
 // write is the writer: it owns the socket until nothing waits.
@@ -74,7 +77,7 @@ func (c *Conn) take(w *writerState) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	w.reset()
-	c.inFrames, c.inBytes = 0, 0
+	c.inFlight, c.inFlightKept = load{}, load{}
 	if c.closeBegun && c.partial == nil {
 		c.closeWritten()
 		return false
@@ -91,7 +94,7 @@ func (c *Conn) take(w *writerState) bool {
 		return false
 	}
 	if c.partial != nil {
-		w.add(c.partial)
+		w.add(c.partial, c.partialKept)
 		c.partial = nil
 	}
 	if c.pong != nil {
@@ -102,20 +105,20 @@ func (c *Conn) take(w *writerState) bool {
 		w.bufs = append(w.bufs, pingFrame)
 		c.ping = false
 	}
-	for c.queue.n > 0 && w.bytes < maxWrite && len(w.bufs) < maxVec {
+	for c.queue.n > 0 && w.data.bytes < maxWrite && len(w.bufs) < maxVec {
 		it := c.queue.pop()
 		if it.gap != nil {
 			w.gaps = append(w.gaps, placedGap{len(w.bufs), it.gap})
-			w.add(nil)
+			w.add(nil, false)
 		} else {
-			w.add(it.frame.Bytes)
+			w.add(it.frame.Bytes, it.keep)
 		}
 	}
 	if c.queue.n == 0 && c.closeFrame != nil {
 		w.bufs = append(w.bufs, c.closeFrame)
 		c.closeFrame, c.closeBegun = nil, true
 	}
-	c.inFrames, c.inBytes = w.frames, w.bytes
+	c.inFlight, c.inFlightKept = w.data, w.kept
 	c.tellLowWater()
 	return true
 }
@@ -268,16 +271,22 @@ func (c *Conn) handOver() {
 	c.kick()
 }
 
-// keepRest keeps the rest of a frame that was begun. mu is held.
-func (c *Conn) keepRest(p []byte) {
-	if len(p) > 0 && !c.isFlushed {
-		c.partial = p
-		c.inFrames, c.inBytes = 1, len(p)
+// keepRest keeps the rest of a frame that was begun; keep tells that Send's bound does
+// not count it. mu is held.
+func (c *Conn) keepRest(p []byte, keep bool) {
+	if len(p) == 0 || c.isFlushed {
+		return
+	}
+	c.partial, c.partialKept = p, keep
+	c.inFlight = load{1, len(p)}
+	if keep {
+		c.inFlightKept = c.inFlight
 	}
 }
 
-// SendWait is Send for frames that no policy may drop. It waits while more than half of
-// either bound is queued; ctx or the end of the connection (ErrClosed) ends the wait.
+// SendWait is Send for frames that no policy may drop and that Send's bound does not
+// count. It waits while more than half of either bound is queued, by whichever way it
+// came; ctx or the end of the connection (ErrClosed) ends the wait.
 func (c *Conn) SendWait(ctx context.Context, b *Batch) error {
 	for {
 		c.mu.Lock()
