@@ -43,6 +43,8 @@ type event struct {
 
 	After, Before    uint64 // gap
 	Missed           *int   // gap
+	Reset            bool   // gap
+	Count            int    // presence
 	RetryAfterMS     int64  `json:"retry_after_ms"`
 	ReconnectAfterMS int64  `json:"reconnect_after_ms"`
 }
@@ -94,6 +96,8 @@ func (c *client) event(data string) {
 		if e.Member.User != c.user {
 			c.say("* " + e.Member.String() + " left")
 		}
+	case "presence": // unasked, where many came or went at once
+		c.say(fmt.Sprintf("* many came or went: %d are here", e.Count))
 	case "ack":
 		c.out.done(e.ID)
 		c.acked = max(c.acked, e.Seq)
@@ -104,7 +108,7 @@ func (c *client) event(data string) {
 		if e.Cursor != "" {
 			c.cursor = e.Cursor
 		}
-		if e.Before <= e.After { // another history
+		if e.Reset { // another history
 			c.acked = 0
 		}
 		c.seq = max(e.Before, 1) - 1
