@@ -172,7 +172,8 @@ func WithWriteTimeout(d time.Duration) Option {
 }
 
 // WithCloseTimeout sets how long the hub waits for the other side of the close
-// handshake. The default is 2 s.
+// handshake, where the hub closes first or the client broke the protocol. The default is
+// 2 s.
 func WithCloseTimeout(d time.Duration) Option {
 	need(d > 0, "WithCloseTimeout(%v): above 0", d)
 	return option(func(c *config) { c.closeTimeout = d })

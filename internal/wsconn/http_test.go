@@ -3,7 +3,6 @@ package wsconn
 import (
 	"bufio"
 	"context"
-	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
@@ -196,18 +195,7 @@ func TestShutdownOfTheHTTPServer(t *testing.T) {
 
 // Over TLS nothing waits for a peer that does not read, Abort least of all.
 func TestStalledPeerOverTLS(t *testing.T) {
-	s := httptest.NewUnstartedServer(nil)
-	s.StartTLS() // for its certificate
-	config := s.TLS
-	s.Close()
-	server, client := tcpConns(t)
-	tlsClient := tls.Client(client, &tls.Config{InsecureSkipVerify: true})
-	var wg sync.WaitGroup
-	wg.Go(func() { tlsClient.Handshake() })
-	tlsServer := tls.Server(server, config)
-	require.NoError(t, tlsServer.Handshake())
-	wg.Wait()
-	c, p := accept(t, tlsServer, tlsClient, &Options{QueueBytes: 64 << 20})
+	c, p := tlsPair(t, &Options{QueueBytes: 64 << 20})
 	r := startReader(t, c)
 	b := batch(strings.Repeat("x", 1<<20))
 	for range 32 { // more than the kernel's buffers hold

@@ -2,6 +2,7 @@ package wsconn
 
 import (
 	"bufio"
+	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -214,6 +215,23 @@ func tcpPair(t testing.TB, o *Options) (*Conn, *peer) {
 	t.Helper()
 	server, client := tcpConns(t)
 	return accept(t, server, client, o)
+}
+
+// tlsPair is a connection over TLS over TCP.
+func tlsPair(t testing.TB, o *Options) (*Conn, *peer) {
+	t.Helper()
+	s := httptest.NewUnstartedServer(nil)
+	s.StartTLS() // for its certificate
+	config := s.TLS
+	s.Close()
+	server, client := tcpConns(t)
+	tlsClient := tls.Client(client, &tls.Config{InsecureSkipVerify: true})
+	var wg sync.WaitGroup
+	wg.Go(func() { tlsClient.Handshake() })
+	tlsServer := tls.Server(server, config)
+	require.NoError(t, tlsServer.Handshake())
+	wg.Wait()
+	return accept(t, tlsServer, tlsClient, o)
 }
 
 // readAll is a reading goroutine: it reads until Read fails, and finishes.

@@ -57,7 +57,7 @@ func stalled(t *testing.T, o *Options) (c *Conn, p *peer, full string) {
 func TestDropOldest(t *testing.T) {
 	onBothPaths(t, func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			c, p, full := stalled(t, &Options{QueueMessages: 6, GapFrame: gapFrame})
+			c, p, full := stalled(t, &Options{QueueMessages: 5, GapFrame: gapFrame})
 			a, b := &room{name: "a"}, &room{name: "b"}
 			require.NoError(t, c.Send(a.batch(1), DropOldest)) // 0 1
 			require.NoError(t, c.Send(b.batch(1), DropOldest)) // 0 1
@@ -81,7 +81,7 @@ func TestWhatIsNotDropped(t *testing.T) {
 	onBothPaths(t, func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			a := &room{name: "a"}
-			c, p := memPair(t, &Options{QueueMessages: 4, GapFrame: gapFrame}, memnet.WithBuffer(200))
+			c, p := memPair(t, &Options{QueueMessages: 3, GapFrame: gapFrame}, memnet.WithBuffer(200))
 			first := a.frame(500)
 			require.NoError(t, c.Send(NewBatch(first), DropOldest)) // 0 1, begun
 			synctest.Wait()
@@ -93,6 +93,41 @@ func TestWhatIsNotDropped(t *testing.T) {
 			require.NoError(t, c.Send(a.batch(1), DropOldest))           // 6 7: 1 3 is a gap, 4 6 another, and the signal goes
 			p.expect(t, text(string(first.Bytes[4:])), text("gap a 1 4 1"), text("a 3 4 "), text("gap a 4 7 1"), text("a 6 7 "))
 		})
+	})
+}
+
+// A page that waits takes nothing from the bound: no message is dropped for it.
+func TestDropOldestBesideAPage(t *testing.T) {
+	onBothPaths(t, func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			c, p, full := stalled(t, &Options{QueueMessages: 4, QueueBytes: 1000, GapFrame: gapFrame})
+			a := &room{name: "a"}
+			page := []string{strings.Repeat("p", 3000), "p1", "p2", "p3", "p4"}
+			require.NoError(t, c.SendNow(batch(page...)))
+			require.NoError(t, c.Send(a.batch(4), DropOldest)) // 0 1, 1 3, 3 4, 4 6: full
+			require.NoError(t, c.Send(a.batch(1), DropOldest)) // 6 7: the first two become a gap
+			p.expect(t, text(full))
+			for _, s := range page {
+				p.expect(t, text(s))
+			}
+			p.expect(t, text("gap a 0 4 2"), text("a 3 4 "), text("a 4 6 "), text("a 6 7 "))
+		})
+	})
+}
+
+// A single frame of Send above the bound waits beside a page as it does alone.
+func TestLargeFramesBesideAPage(t *testing.T) {
+	onBothPaths(t, func(t *testing.T) {
+		for _, stream := range []any{&room{name: "a"}, nil} {
+			synctest.Test(t, func(t *testing.T) {
+				c, p, full := stalled(t, &Options{QueueBytes: 1000, GapFrame: gapFrame})
+				require.NoError(t, c.SendNow(batch("page")))
+				large := NewFrame(OpText, []byte(strings.Repeat("m", 2000)))
+				large.Stream, large.Seq = stream, 1
+				require.NoError(t, c.Send(NewBatch(large), DropOldest))
+				p.expect(t, text(full), text("page"), text(strings.Repeat("m", 2000)))
+			})
+		}
 	})
 }
 
@@ -186,7 +221,6 @@ func dropOldestMix(t *testing.T, rnd *rand.Rand) {
 		require.Equal(t, position[name], from, "%s", f.payload)
 		position[name] = to
 	}
-	kept := 0
 	for range 300 {
 		r := rooms[rnd.IntN(len(rooms))]
 		before := r.seq
@@ -198,7 +232,6 @@ func dropOldestMix(t *testing.T, rnd *rand.Rand) {
 			b = NewBatch(append(b.Frames, r.frame(rnd.IntN(2000)))...)
 		}
 		if rnd.IntN(20) == 0 {
-			kept += len(b.Frames)
 			require.NoError(t, c.SendNow(b))
 		} else if err := c.Send(b, DropOldest); err != nil { // so many gaps, between frames that stay
 			require.ErrorIs(t, err, ErrFull)
@@ -216,10 +249,20 @@ func dropOldestMix(t *testing.T, rnd *rand.Rand) {
 		}
 		synctest.Wait()
 		c.mu.Lock()
-		n, bytes := c.queue.n, c.queue.bytes
+		waits, sent := c.queue.all(), load{}
+		for i := range c.queue.n {
+			if it := c.queue.at(i); !it.keep {
+				sent = sent.plus(load{1, it.bytes()})
+			}
+		}
+		counted := c.queue.sent()
 		c.mu.Unlock()
-		require.LessOrEqual(t, n, maxFrames+kept+2*len(rooms))
-		require.LessOrEqual(t, bytes, maxBytes+kept*2000+2*len(rooms)*gapBytes+2000)
+		require.Equal(t, sent, counted)
+		require.LessOrEqual(t, sent.frames, maxFrames+2*len(rooms))
+		require.LessOrEqual(t, sent.bytes, maxBytes+maxFrames*gapBytes+2000)
+		if waits.frames == 0 {
+			require.Zero(t, waits)
+		}
 		if rnd.IntN(3) == 0 {
 			for range rnd.IntN(4) {
 				if n, _ := c.Queued(); n > 0 {

@@ -192,8 +192,6 @@ func TestSendWait(t *testing.T) {
 			require.NoError(t, c.SendWait(t.Context(), batch(full)))
 			page := batch(numbered("p", 20)...) // beyond the bound, and taken whole
 			require.NoError(t, c.SendWait(t.Context(), page))
-			require.ErrorIs(t, c.Send(batch("m"), Disconnect), ErrFull)
-
 			ctx, cancel := context.WithCancel(t.Context())
 			result := make(chan error, 2)
 			go func() { result <- c.SendWait(ctx, batch("given up")) }()
@@ -220,6 +218,66 @@ func TestSendWait(t *testing.T) {
 			synctest.Wait()
 			c.Close(1000, "")
 			require.ErrorIs(t, <-result, ErrClosed)
+		})
+	})
+}
+
+// What waits of SendWait and SendNow makes no connection slow: Send has its whole bound
+// beside it, in frames and in bytes, and whether it was begun or not. SendWait looks at all.
+func TestHistoryMakesNobodySlow(t *testing.T) {
+	onBothPaths(t, func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			c, p := memPair(t, &Options{QueueMessages: 4, QueueBytes: 400}, memnet.WithBuffer(200))
+			page := append(numbered("history ", 20), strings.Repeat("p", 3000))
+			require.NoError(t, c.SendWait(t.Context(), batch(page...))) // the first are begun
+			synctest.Wait()
+			require.NoError(t, c.SendNow(batch("ack")))
+			for _, s := range numbered("m", 4) {
+				require.NoError(t, c.Send(batch(s), Disconnect))
+			}
+			require.ErrorIs(t, c.Send(batch("slow"), Disconnect), ErrFull)
+
+			done := make(chan error, 1)
+			go func() { done <- c.SendWait(t.Context(), batch("last")) }()
+			for _, s := range page {
+				p.expect(t, text(s))
+			}
+			p.expect(t, text("ack"))
+			for _, s := range numbered("m", 4) {
+				p.expect(t, text(s))
+			}
+			p.expect(t, text("last"))
+			require.NoError(t, <-done)
+
+			// By bytes: of Send's 400 there are 390, whatever else waits.
+			require.NoError(t, c.SendNow(batch(strings.Repeat("k", 500), strings.Repeat("k", 500))))
+			synctest.Wait()
+			require.NoError(t, c.Send(batch(strings.Repeat("m", 386)), Disconnect))
+			require.ErrorIs(t, c.Send(batch("far too much"), Disconnect), ErrFull)
+			require.NoError(t, c.Send(batch("12345678"), Disconnect))
+			require.ErrorIs(t, c.Send(batch(""), Disconnect), ErrFull)
+			frames, bytes := c.Queued()
+			require.Greater(t, frames, 2)
+			require.Greater(t, bytes, 400+500)
+			synctest.Wait()
+			c.mu.Lock()
+			low := c.low()
+			c.mu.Unlock()
+			require.False(t, low)
+		})
+	})
+}
+
+// What Send left half written counts in its bound.
+func TestBegunFramesCount(t *testing.T) {
+	onBothPaths(t, func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			c, _ := memPair(t, &Options{QueueMessages: 2}, memnet.WithBuffer(200))
+			require.NoError(t, c.Send(batch(strings.Repeat("x", 500)), Disconnect))
+			synctest.Wait()
+			require.NoError(t, c.SendNow(batch("ack")))
+			require.NoError(t, c.Send(batch("m"), Disconnect))
+			require.ErrorIs(t, c.Send(batch("n"), Disconnect), ErrFull)
 		})
 	})
 }

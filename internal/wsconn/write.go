@@ -25,8 +25,8 @@ const (
 type writerState struct {
 	bufs     [][]byte // in flight; a gap's is nil until its frame is made
 	gaps     []placedGap
-	data     load     // of bufs; control frames count in no bound
-	kept     load     // of data, what no policy may drop
+	data     load        // of bufs; control frames count in no bound
+	kept     load        // of data, what no policy may drop
 	chunk    [][]byte    // what goes out with one system call
 	vec      net.Buffers // chunk, again: WriteTo needs it on the heap
 	copied   []byte
