@@ -16,11 +16,14 @@ import (
 	"os"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+	"weak"
 
 	"github.com/stretchr/testify/require"
 
@@ -1635,6 +1638,878 @@ func TestNonsensePanicsInTheConstructor(t *testing.T) {
 	} {
 		require.Panics(t, f, name)
 	}
+}
+
+// A faulty broker is the one in memory with what a test puts in its way. The hooks are set
+// before the hub is used.
+type faulty struct {
+	broker.Broker
+	subscribe func(context.Context) error // goes before Subscribe
+	since     func(context.Context) error // goes before Since
+	before    func()                      // comes between Before and its answer
+	lease     func()                      // goes before Lease
+	update    func(joined, left []broker.Member, apply func() error) error
+
+	mu     sync.Mutex // guards what follows
+	subs   []broker.Subscription
+	leases int // open
+}
+
+func newFaulty(t *testing.T) *faulty {
+	b := &faulty{Broker: broker.NewMemory()}
+	t.Cleanup(func() { require.NoError(t, b.Close()) })
+	return b
+}
+
+func (b *faulty) Subscribe(ctx context.Context, room string) (broker.Subscription, error) {
+	if b.subscribe != nil {
+		if err := b.subscribe(ctx); err != nil {
+			return nil, err
+		}
+	}
+	s, err := b.Broker.Subscribe(ctx, room)
+	if err != nil {
+		return nil, err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.subs = append(b.subs, s)
+	return s, nil
+}
+
+func (b *faulty) Since(ctx context.Context, room string, after broker.Cursor, limit int) (broker.Page, error) {
+	if b.since != nil {
+		if err := b.since(ctx); err != nil {
+			return broker.Page{}, err
+		}
+	}
+	return b.Broker.Since(ctx, room, after, limit)
+}
+
+func (b *faulty) Before(ctx context.Context, room string, before uint64, limit int) (broker.Page, error) {
+	page, err := b.Broker.Before(ctx, room, before, limit)
+	if b.before != nil {
+		b.before()
+	}
+	return page, err
+}
+
+func (b *faulty) Lease(ctx context.Context, node string) (broker.Lease, error) {
+	if b.lease != nil {
+		b.lease()
+	}
+	l, err := b.Broker.Lease(ctx, node)
+	if err != nil {
+		return nil, err
+	}
+	b.count(1)
+	return faultyLease{l, b}, nil
+}
+
+// count counts leases, and returns how many are open.
+func (b *faulty) count(more int) int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.leases += more
+	return b.leases
+}
+
+type faultyLease struct {
+	broker.Lease
+	b *faulty
+}
+
+func (l faultyLease) Update(ctx context.Context, room string, joined, left []broker.Member) error {
+	apply := func() error { return l.Lease.Update(ctx, room, joined, left) }
+	if l.b.update != nil {
+		return l.b.update(joined, left, apply)
+	}
+	return apply()
+}
+
+func (l faultyLease) Close(ctx context.Context) error {
+	l.b.count(-1)
+	return l.Lease.Close(ctx)
+}
+
+var errAway = errors.New("the broker is away")
+
+func hang(ctx context.Context) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// listen reads whatever comes, as a client does that answers pings; the channel is closed
+// when the connection has ended.
+func (p *peer) listen() <-chan struct{} {
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			if _, _, err := p.read(); err != nil {
+				p.ws.CloseNow()
+				return
+			}
+		}
+	}()
+	return ended
+}
+
+// there is who is in a room, by name, in order.
+func (w *world) there(room string) []string {
+	w.t.Helper()
+	r, err := w.hub.Room(room)
+	require.NoError(w.t, err)
+	names := []string{}
+	for m := range r.Members() {
+		names = append(names, m.Name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// anyRoom lets everyone in everywhere.
+var anyRoom = hub.WithAuthorize(func(*hub.Client, string) error { return nil })
+
+func TestShutdownRefusesWhoWaitsForTheBroker(t *testing.T) {
+	b := newFaulty(t)
+	b.subscribe = hang
+	inBubble(t, func(w *world) {
+		refused := make(chan error, 1)
+		go func() {
+			_, err := w.tryDial("lobby", "", true)
+			refused <- err
+		}()
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		start := time.Now()
+		_ = w.hub.Shutdown(ctx)
+		require.LessOrEqual(t, time.Since(start), time.Second)
+		require.ErrorContains(t, <-refused, "503")
+	}, hub.WithBroker(b), hub.WithLogger(quiet))
+}
+
+// A client gets the first page of what it missed, and the next one never comes: that holds
+// neither the client nor the hub.
+func TestSlowHistoryHoldsNobody(t *testing.T) {
+	tests := map[string]func(w *world, p *peer){
+		"the client leaves": func(_ *world, p *peer) { p.leave() },
+		"the client is cut": func(_ *world, p *peer) { p.cut() },
+		"the hub is shut down": func(w *world, _ *peer) {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+			defer cancel()
+			_ = w.hub.Shutdown(ctx)
+		},
+	}
+	for name, end := range tests {
+		t.Run(name, func(t *testing.T) {
+			b := newFaulty(t)
+			var pages atomic.Int32
+			b.since = func(ctx context.Context) error {
+				if pages.Add(1) > 1 {
+					return hang(ctx)
+				}
+				return nil
+			}
+			inBubble(t, func(w *world) {
+				w.publish("lobby", "m", 200)
+				page, err := b.Broker.Since(context.Background(), "lobby", broker.Cursor{}, 1)
+				require.NoError(t, err)
+				p := w.json("lobby", "since="+page.Next.String())
+				p.until("message")
+				gone := p.listen()
+				synctest.Wait()
+				require.EqualValues(t, 2, pages.Load())
+				start := time.Now()
+				end(w, p)
+				<-gone
+				synctest.Wait()
+				require.LessOrEqual(t, time.Since(start), time.Second)
+				require.Zero(t, w.hub.Stats().Clients)
+			}, hub.WithBroker(b), hub.WithLogger(quiet))
+		})
+	}
+}
+
+// What a client is owed does not count against it, whatever others do meanwhile.
+func TestHistoryMakesNobodySlow(t *testing.T) {
+	tests := map[string]struct {
+		message hub.Message
+		kept    int
+		query   string // after the first message, where it has none
+		opt     hub.HubOption
+	}{
+		"resume of large messages":     {hub.Binary(make([]byte, 20_000)), 100, "", hub.WithQueue(256, 1<<20)},
+		"first join of large messages": {hub.Text(strings.Repeat("\n", 20_000)), 100, "history=100", hub.WithQueue(256, 1<<20)},
+		"more than fits a small queue": {hub.Text(strings.Repeat("x", 2000)), 60, "history=60", hub.WithQueue(16, 1<<20)},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(w *world) {
+				room, err := w.hub.Room("lobby")
+				require.NoError(t, err)
+				first, err := room.Publish(context.Background(), hub.Text("first"))
+				require.NoError(t, err)
+				for range tt.kept {
+					_, err := room.Publish(context.Background(), tt.message)
+					require.NoError(t, err)
+				}
+				query := tt.query
+				if query == "" {
+					query = "since=" + first.Cursor.String()
+				}
+				for range 3 {
+					p := w.json("lobby", "name=p&"+query)
+					p.raw.Stall(true)
+					for range 3 {
+						elapse(50 * time.Millisecond)
+						other, _ := w.enter("lobby", "name=other&history=0")
+						other.leave()
+					}
+					p.raw.Stall(false)
+					seq := p.until("welcome").Seq
+					for seq < first.Cursor.Seq+uint64(tt.kept) {
+						e := p.until("message")
+						require.Equal(t, seq, e.Prev, "each once, in order, without a hole")
+						seq = e.Seq
+					}
+					p.send(`{"type":"ping"}`)
+					p.until("pong")
+					p.leave()
+					synctest.Wait()
+				}
+				require.Zero(t, w.hub.Stats().Slow)
+			}, tt.opt)
+		})
+	}
+}
+
+// Who does not read can't have itself sent the history again and again.
+func TestJoinsWaitForWhoDoesNotRead(t *testing.T) {
+	var joins atomic.Int32
+	inBubble(t, func(w *world) {
+		w.publish("lobby", strings.Repeat("x", 16_000), 60)
+		p, _ := w.enter("lobby", "history=0")
+		go func() {
+			for range 19 {
+				_ = p.ws.Write(context.Background(), wsconn.OpText, []byte(`{"type":"leave","room":"lobby"}`))
+				_ = p.ws.Write(context.Background(), wsconn.OpText, []byte(`{"type":"join","room":"lobby","history":1000}`))
+			}
+		}()
+		elapse(20 * time.Second)
+		require.LessOrEqual(t, joins.Load(), int32(5), "of 20: what the queue and the network hold")
+		p.cut()
+	}, hub.WithAuthorize(func(*hub.Client, string) error { joins.Add(1); return nil }))
+}
+
+func TestSlowClientThatMissesTheOldestStays(t *testing.T) {
+	for name, size := range map[string]int{"full by its bytes": 10_000, "full by its messages": 1} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(w *world) {
+				slow, _ := w.enter("lobby", "name=slow")
+				slow.raw.Stall(true)
+				w.publish("lobby", strings.Repeat("x", size), 2000)
+				for range 300 {
+					other, _ := w.enter("lobby", "name=other&history=0")
+					other.leave()
+				}
+				synctest.Wait()
+				require.Zero(t, w.hub.Stats().Slow, "joins and leaves close nobody")
+				slow.raw.Stall(false)
+				var seq uint64
+				for seq < 2000 {
+					switch e := slow.event(); e.Type {
+					case "gap":
+						require.Equal(t, seq, e.After)
+						seq = e.Before - 1
+					case "message":
+						require.Equal(t, seq, e.Prev, "what is missing was told")
+						seq = e.Seq
+					}
+				}
+				slow.talk("still here", 1)
+				slow.leave()
+			}, hub.WithSlowPolicy(hub.DropOldest))
+		})
+	}
+}
+
+// A process with thousands of members comes, and dies.
+func TestManyChangesAtOnceAreOneList(t *testing.T) {
+	b := broker.NewMemory()
+	inBubble(t, func(w *world) {
+		p, _ := w.enter("lobby", "name=p")
+		other, err := b.Lease(context.Background(), "another process")
+		require.NoError(t, err)
+		many := make([]hub.Member, 3064)
+		for i := range many {
+			many[i] = hub.Member{Client: fmt.Sprint("c", i), User: fmt.Sprint("u", i), Name: fmt.Sprint("name", i)}
+		}
+		p.raw.Stall(true)
+		require.NoError(t, other.Update(context.Background(), "lobby", many, nil))
+		require.NoError(t, other.Update(context.Background(), "lobby", nil, many[:64]))
+		synctest.Wait()
+		require.NoError(t, other.Close(context.Background()))
+		synctest.Wait()
+		p.raw.Stall(false)
+
+		list := p.event()
+		require.Equal(t, "presence", list.Type)
+		require.Equal(t, 3065, list.Count)
+		for i := range 64 { // so many are told one by one
+			e := p.event()
+			require.Equal(t, "left", e.Type)
+			require.Equal(t, many[i].User, e.Member.User)
+		}
+		list = p.event()
+		require.Equal(t, "presence", list.Type)
+		require.Equal(t, 1, list.Count)
+		require.Equal(t, "p", list.Members[0].Name)
+		p.talk("still here", 1)
+		p.leave()
+	}, hub.WithBroker(b))
+	require.NoError(t, b.Close())
+}
+
+func TestNoGhostsOfAnInterruptedRoom(t *testing.T) {
+	b := newFaulty(t)
+	inBubble(t, func(w *world) {
+		back, hi := w.enter("lobby", "name=back")
+		gone, _ := w.enter("lobby", "name=gone")
+		b.mu.Lock()
+		b.subs[0].Close()
+		b.mu.Unlock()
+		require.Equal(t, 1012, back.closed().Code)
+		require.Equal(t, 1012, gone.closed().Code)
+		w.json("lobby", "name=back&session="+hi.Session)
+		elapse(30 * time.Second)
+		require.Equal(t, []string{"back"}, w.there("lobby"))
+	}, hub.WithBroker(b), hub.WithLogger(quiet))
+}
+
+// An announcement that was applied and whose answer was lost.
+func TestPresenceAfterALostAnswer(t *testing.T) {
+	t.Run("of a join", func(t *testing.T) {
+		b := newFaulty(t)
+		lost := false
+		b.update = func(joined, _ []broker.Member, apply func() error) error {
+			err := apply()
+			if len(joined) > 0 && joined[0].Name == "p" && !lost {
+				lost = true
+				return context.DeadlineExceeded
+			}
+			return err
+		}
+		inBubble(t, func(w *world) {
+			other, _ := w.enter("lobby", "name=other")
+			p := w.json("lobby", "name=p")
+			require.Equal(t, "p", other.until("joined").Member.Name)
+			p.until("joined")
+			p.leave()
+			elapse(30 * time.Second)
+			require.True(t, lost)
+			require.Equal(t, []string{"other"}, w.there("lobby"), "no ghost")
+		}, hub.WithBroker(b), hub.WithLogger(quiet))
+	})
+	t.Run("of a leave", func(t *testing.T) {
+		b := newFaulty(t)
+		lost := false
+		b.update = func(_, left []broker.Member, apply func() error) error {
+			err := apply()
+			if len(left) > 0 && !lost {
+				lost = true
+				return context.DeadlineExceeded
+			}
+			return err
+		}
+		inBubble(t, func(w *world) {
+			p, _ := w.enter("lobby", "name=p")
+			p.send(`{"type":"leave","room":"lobby"}`)
+			p.until("left_room")
+			p.send(`{"type":"join","room":"lobby"}`)
+			p.until("welcome")
+			elapse(30 * time.Second)
+			require.True(t, lost)
+			require.Equal(t, []string{"p"}, w.there("lobby"), "nobody absent")
+		}, hub.WithBroker(b), hub.WithLogger(quiet))
+	})
+}
+
+// Announcements that fail or take long, among members that come, are cut and come back:
+// nobody is told a join or a leave twice, and in the end nobody is there who has gone.
+func TestPresenceOverABrokerThatFails(t *testing.T) {
+	for seed := range uint64(10) {
+		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) { presenceOverABrokerThatFails(t, seed) })
+	}
+}
+
+func presenceOverABrokerThatFails(t *testing.T, seed uint64) {
+	b := newFaulty(t)
+	var mu sync.Mutex // guards r
+	r := rand.New(rand.NewPCG(seed, 0))
+	random := func(n int) int {
+		mu.Lock()
+		defer mu.Unlock()
+		return r.IntN(n)
+	}
+	some := func(ms int) { elapse(time.Duration(random(ms)) * time.Millisecond) }
+	b.update = func(_, _ []broker.Member, apply func() error) error {
+		some(300)
+		switch random(8) {
+		case 0:
+			return errAway
+		case 1:
+			_ = apply()
+			return errAway
+		}
+		return apply()
+	}
+	inBubble(t, func(w *world) {
+		steady, hi := w.enter("lobby", "name=steady")
+		told := make(chan struct{})
+		go func() {
+			defer close(told)
+			there := map[string]bool{hi.User: true}
+			for {
+				_, line, err := steady.read()
+				if err != nil {
+					return
+				}
+				var e event
+				if err := json.Unmarshal([]byte(line), &e); err != nil {
+					t.Errorf("%v: %s", err, line)
+				}
+				if e.Type != "joined" && e.Type != "left" {
+					continue
+				}
+				if there[e.Member.User] == (e.Type == "joined") {
+					t.Errorf("twice: %s", line)
+				}
+				there[e.Member.User] = e.Type == "joined"
+			}
+		}()
+		var guests sync.WaitGroup
+		for i := range 6 {
+			session := fmt.Sprintf("AAAAAAAAAAAAAAAAAAAA%dA", i%3) // two connections each
+			guests.Go(func() {
+				for range 8 {
+					p, err := w.tryDial("lobby", "history=0&session="+session, true)
+					if err != nil {
+						t.Errorf("dial: %v", err)
+						return
+					}
+					ended := p.listen()
+					if random(3) == 0 {
+						_ = p.ws.Write(context.Background(), wsconn.OpText, []byte(`{"type":"leave","room":"lobby"}`))
+						_ = p.ws.Write(context.Background(), wsconn.OpText, []byte(`{"type":"join","room":"lobby"}`))
+					}
+					some(2000)
+					if random(3) == 0 {
+						p.cut()
+					} else {
+						p.leave()
+					}
+					<-ended
+					some(12_000)
+				}
+			})
+		}
+		guests.Wait()
+		elapse(5 * time.Minute)
+		require.Equal(t, []string{"steady"}, w.there("lobby"))
+		steady.leave()
+		<-told
+		elapse(time.Minute)
+		require.Zero(t, w.hub.Stats().Rooms)
+	}, hub.WithBroker(b), hub.WithLogger(quiet))
+}
+
+func TestLingerersAreBounded(t *testing.T) {
+	inBubble(t, func(w *world) {
+		w.enter("lobby", "name=steady")
+		for range 30 {
+			p, _ := w.enter("lobby", "")
+			p.cut()
+			synctest.Wait()
+		}
+		require.LessOrEqual(t, len(w.there("lobby")), 1+5, "as many as members")
+		elapse(30 * time.Second)
+		require.Equal(t, []string{"steady"}, w.there("lobby"))
+	}, hub.WithMaxMembers(5))
+}
+
+func TestRoomCloseEndsWithItsContext(t *testing.T) {
+	t.Run("presence is away", func(t *testing.T) {
+		b := newFaulty(t)
+		var away atomic.Bool
+		b.update = func(_, _ []broker.Member, apply func() error) error {
+			if away.Load() {
+				return errAway
+			}
+			return apply()
+		}
+		inBubble(t, func(w *world) {
+			p, _ := w.enter("lobby", "")
+			p.listen()
+			away.Store(true)
+			room, err := w.hub.Room("lobby")
+			require.NoError(t, err)
+			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+			defer cancel()
+			start := time.Now()
+			require.ErrorIs(t, room.Close(ctx), context.DeadlineExceeded)
+			require.Equal(t, time.Second, time.Since(start))
+		}, hub.WithBroker(b), hub.WithLogger(quiet))
+	})
+	t.Run("it has ended", func(t *testing.T) {
+		for range 20 { // whether the loop or the context is heard first is chance
+			inBubble(t, func(w *world) {
+				p, _ := w.enter("lobby", "")
+				gone := p.listen()
+				room, err := w.hub.Room("lobby")
+				require.NoError(t, err)
+				ctx, cancel := context.WithCancel(context.Background())
+				cancel()
+				start := time.Now()
+				_ = room.Close(ctx)
+				<-gone
+				require.Less(t, time.Since(start), time.Minute)
+				synctest.Wait()
+				require.Zero(t, w.hub.Stats().Clients, "everyone is sent out all the same")
+				require.Zero(t, w.hub.Stats().Rooms)
+			})
+		}
+	})
+}
+
+func TestSecondRoomCloseWaitsForTheFirst(t *testing.T) {
+	b := newFaulty(t)
+	b.update = func(_, left []broker.Member, apply func() error) error {
+		if len(left) > 0 {
+			elapse(2 * time.Second)
+		}
+		return apply()
+	}
+	inBubble(t, func(w *world) {
+		p, _ := w.enter("lobby", "")
+		p.listen()
+		room, err := w.hub.Room("lobby")
+		require.NoError(t, err)
+		closed := make(chan error, 2)
+		for range 2 {
+			go func() { closed <- room.Close(context.Background()) }()
+			synctest.Wait()
+		}
+		require.Empty(t, closed, "that it left is not announced yet")
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		require.ErrorIs(t, room.Close(ctx), context.DeadlineExceeded)
+		require.NoError(t, <-closed)
+		require.NoError(t, <-closed)
+		require.Zero(t, w.hub.Stats().Rooms)
+	}, hub.WithBroker(b))
+}
+
+func TestRoomClosedWhileItOpens(t *testing.T) {
+	b := newFaulty(t)
+	b.subscribe = func(context.Context) error { elapse(2 * time.Second); return nil }
+	inBubble(t, func(w *world) {
+		refused := make(chan error, 1)
+		go func() {
+			_, err := w.tryDial("lobby", "", true)
+			refused <- err
+		}()
+		synctest.Wait()
+		room, err := w.hub.Room("lobby")
+		require.NoError(t, err)
+		require.NoError(t, room.Close(context.Background()))
+		require.ErrorContains(t, <-refused, "503")
+		synctest.Wait()
+		require.Zero(t, w.hub.Stats().Rooms)
+		w.enter("lobby", "") // by a new handle
+	}, hub.WithBroker(b))
+}
+
+func TestHomeRoomIsJoinedAgainAfterItsClose(t *testing.T) {
+	inBubble(t, func(w *world) {
+		p, _ := w.enter("lobby", "")
+		p.send(`{"type":"join","room":"other"}`)
+		p.until("joined")
+		p.send(`{"type":"leave","room":"lobby"}`)
+		p.until("left_room")
+		room, err := w.hub.Room("lobby")
+		require.NoError(t, err)
+		require.NoError(t, room.Close(context.Background()))
+		p.send(`{"type":"join","room":"lobby"}`)
+		hi := p.event()
+		require.Equal(t, "welcome", hi.Type, "%+v", hi)
+		require.Equal(t, "lobby", hi.Room)
+		p.leave()
+	}, anyRoom)
+}
+
+func TestHistoryOfARoomEndsWithIt(t *testing.T) {
+	h := hub.New()
+	for _, tt := range []struct {
+		opts []hub.RoomOption
+		kept int
+	}{{[]hub.RoomOption{hub.WithHistory(1, time.Hour)}, 1}, {nil, 3}} {
+		room, err := h.Room("lobby", tt.opts...)
+		require.NoError(t, err)
+		for i := range 3 {
+			_, err := room.Publish(context.Background(), hub.Text(fmt.Sprint(i)))
+			require.NoError(t, err)
+		}
+		kept, err := room.History(context.Background(), 0, 3)
+		require.NoError(t, err)
+		require.Len(t, kept, tt.kept)
+		require.NoError(t, room.Close(context.Background()))
+	}
+	require.NoError(t, h.Shutdown(context.Background()))
+}
+
+func TestCallbacksOfAClientRunOneAtATime(t *testing.T) {
+	var mu sync.Mutex // guards what follows
+	running := false
+	var log []string
+	callback := func(what string, r *hub.Room) {
+		mu.Lock()
+		if running {
+			t.Errorf("%s %s: while another one runs", what, r.Name())
+		}
+		running = true
+		log = append(log, what+" "+r.Name())
+		mu.Unlock()
+		elapse(time.Second)
+		mu.Lock()
+		running = false
+		mu.Unlock()
+	}
+	inBubble(t, func(w *world) {
+		w.publish("many", "m", 200)
+		room, err := w.hub.Room("many")
+		require.NoError(t, err)
+		kept, err := room.History(context.Background(), 0, 200)
+		require.NoError(t, err)
+		p, _ := w.enter("lobby", "")
+		p.sendf(`{"type":"join","room":"many","since":%q}`, kept[0].Cursor.String())
+		p.send(`{"type":"join","room":"other"}`)
+		p.send(`{"type":"leave","room":"lobby"}`)
+		elapse(10 * time.Second)
+		p.listen()
+		p.leave()
+		elapse(10 * time.Second)
+		mu.Lock()
+		defer mu.Unlock()
+		require.ElementsMatch(t, []string{"join lobby", "join many", "join other", "leave lobby", "leave many", "leave other"}, log)
+	}, anyRoom,
+		hub.WithOnJoin(func(_ *hub.Client, r *hub.Room) { callback("join", r) }),
+		hub.WithOnLeave(func(_ *hub.Client, r *hub.Room, _ error) { callback("leave", r) }))
+}
+
+func TestLongOnJoinCutsNobody(t *testing.T) {
+	inBubble(t, func(w *world) {
+		p := w.json("lobby", "")
+		p.listen()
+		elapse(10 * time.Minute)
+		require.Equal(t, 1, w.hub.Stats().Clients)
+		p.leave()
+	}, hub.WithOnJoin(func(*hub.Client, *hub.Room) { elapse(5 * time.Minute) }))
+}
+
+func TestOnLeaveSaysWhy(t *testing.T) {
+	tests := map[int]error{
+		1000: nil,
+		1001: nil,
+		1005: nil, // none
+		4001: &hub.CloseError{Code: 4001, Reason: "why", Remote: true},
+		1011: &hub.CloseError{Code: 1011, Reason: "why", Remote: true},
+	}
+	for code, want := range tests {
+		t.Run(fmt.Sprint(code), func(t *testing.T) {
+			got := make(chan error, 1)
+			inBubble(t, func(w *world) {
+				p, _ := w.enter("lobby", "")
+				reason := "why"
+				if code == 1005 {
+					reason = ""
+				}
+				_ = p.ws.Close(code, reason)
+				synctest.Wait()
+				require.Len(t, got, 1)
+				require.Equal(t, want, <-got)
+			}, hub.WithOnLeave(func(_ *hub.Client, _ *hub.Room, err error) { got <- err }))
+		})
+	}
+}
+
+func TestShutdownLeavesNoLease(t *testing.T) {
+	b := newFaulty(t)
+	b.lease = func() { elapse(time.Second) }
+	inBubble(t, func(w *world) {
+		room, err := w.hub.Room("lobby")
+		require.NoError(t, err)
+		go func() {
+			for range room.Members() { // opens the room, and the lease
+			}
+		}()
+		synctest.Wait()
+		require.NoError(t, w.hub.Shutdown(context.Background()))
+		synctest.Wait()
+		require.Zero(t, b.count(0))
+	}, hub.WithBroker(b))
+}
+
+func TestHubIsCollectedAfterShutdown(t *testing.T) {
+	made := func(opts ...hub.RoomOption) weak.Pointer[hub.Hub] {
+		h := hub.New()
+		_, err := h.Room("lobby", opts...)
+		require.NoError(t, err)
+		require.NoError(t, h.Shutdown(context.Background()))
+		return weak.Make(h)
+	}
+	hubs := []weak.Pointer[hub.Hub]{made(), made(hub.WithMaxMembers(5)), made(hub.WithHistory(1, time.Hour))}
+	for range 1000 { // one is not enough: a room's cleanup holds its hub until it has run
+		runtime.GC()
+		if hubs[0].Value() == nil && hubs[1].Value() == nil && hubs[2].Value() == nil {
+			return
+		}
+	}
+	for i, h := range hubs {
+		require.Nil(t, h.Value(), "%d", i)
+	}
+}
+
+// A room's first message comes while a first join reads the history, which is empty.
+func TestFirstMessageReachesAFirstJoin(t *testing.T) {
+	b := newFaulty(t)
+	var once sync.Once
+	b.before = func() {
+		once.Do(func() {
+			m := &broker.Message{Room: "lobby", Kind: broker.KindText, Data: []byte("first")}
+			if _, err := b.Publish(context.Background(), m); err != nil {
+				t.Errorf("publish: %v", err)
+			}
+			synctest.Wait() // the room's loop has it
+		})
+	}
+	inBubble(t, func(w *world) {
+		p := w.json("lobby", "")
+		hi := p.event()
+		require.Equal(t, "welcome", hi.Type)
+		require.Zero(t, hi.Seq)
+		require.Equal(t, "first", p.until("message").text())
+		w.publish("lobby", "second", 1)
+		require.Equal(t, uint64(1), p.until("message").Prev)
+		p.leave()
+	}, hub.WithBroker(b))
+}
+
+func TestIdentityMayBeAskedForAtAnyTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := hub.New()
+		room, err := h.Room("lobby")
+		require.NoError(t, err)
+		c := room.NewClient()
+		w := newWorld(t, h, c)
+		t.Cleanup(w.close)
+		known := make(chan string)
+		go func() {
+			for c.ID() == "" || c.User() == "" || c.Name() == "" {
+				runtime.Gosched()
+			}
+			known <- c.Name()
+		}()
+		w.enter("lobby", "name=alice")
+		require.Equal(t, "alice", <-known)
+	})
+}
+
+func TestQueryDoesNotSayWhoAUserIs(t *testing.T) {
+	for name, opts := range map[string][]hub.ClientOption{
+		"user":          {hub.WithUser("alice")},
+		"user and name": {hub.WithUser("u1"), hub.WithName("alice")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := hub.New()
+				room, err := h.Room("lobby")
+				require.NoError(t, err)
+				w := newWorld(t, h, http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+					room.NewClient(opts...).ServeHTTP(rw, r)
+				}))
+				t.Cleanup(w.close)
+				for _, query := range []string{"name=mallory", "name=*admin*", "name=a&name=b", "session=a-token-of-the-service"} {
+					p := w.json("lobby", query)
+					require.Equal(t, "alice", p.event().Name, query)
+					p.leave()
+				}
+			})
+		})
+	}
+}
+
+// Who sends what is no command is told so, at five times its rate; then the hub reads no
+// faster than it tells.
+func TestFloodOfNonsenseIsSlowedDown(t *testing.T) {
+	inBubble(t, func(w *world) {
+		p, _ := w.enter("lobby", "")
+		other, _ := w.enter("lobby", "name=other")
+		start := time.Now()
+		const n = 1200
+		go func() {
+			for range n {
+				_ = p.ws.Write(context.Background(), wsconn.OpText, []byte(`{"type":"nonsense"}`))
+			}
+		}()
+		synctest.Wait()
+		other.talk("not slowed down", 1)
+		require.Zero(t, time.Since(start))
+		for range n {
+			p.until("error")
+		}
+		require.InDelta(t, 10, time.Since(start).Seconds(), 0.1, "1,000 past the burst at 100 a second")
+		p.leave()
+		other.leave()
+	})
+}
+
+func TestHandlerThatFailsAfterItPublished(t *testing.T) {
+	inBubble(t, func(w *world) {
+		p, _ := w.enter("lobby", "")
+		p.send(`{"type":"publish","id":"1","data":"x"}`)
+		p.send(`{"type":"ping"}`)
+		var got []string
+		for len(got) < 3 {
+			got = append(got, p.event().Type)
+		}
+		require.ElementsMatch(t, []string{"message", "ack", "pong"}, got, "it was published, and is acked")
+		p.leave()
+	}, hub.WithLogger(quiet), hub.WithHandler(func(in *hub.Incoming) error {
+		return errors.Join(in.Publish(in.Client.Context()), errors.New("failed"))
+	}))
+}
+
+func TestClosedBrokerIsErrClosed(t *testing.T) {
+	b := broker.NewMemory()
+	h := hub.New(hub.WithBroker(b))
+	room, err := h.Room("lobby")
+	require.NoError(t, err)
+	require.NoError(t, b.Close())
+	_, err = room.Publish(context.Background(), hub.Text("x"))
+	require.ErrorIs(t, err, hub.ErrClosed)
+	_, err = room.History(context.Background(), 0, 1)
+	require.ErrorIs(t, err, hub.ErrClosed)
+	require.ErrorIs(t, room.Broadcast(context.Background(), hub.Text("x")), hub.ErrClosed)
+	require.NoError(t, h.Shutdown(context.Background()))
+
+	h = hub.New() // whose broker is its own
+	room, err = h.Room("lobby")
+	require.NoError(t, err)
+	require.NoError(t, h.Shutdown(context.Background()))
+	_, err = room.History(context.Background(), 0, 1)
+	require.ErrorIs(t, err, hub.ErrClosed)
 }
 
 // docs/protocol.md is what the server does: each event that it really sends has the fields

@@ -171,6 +171,28 @@ func TestFullAndReady(t *testing.T) {
 	})
 }
 
+func TestDirectMessagesCountInFull(t *testing.T) {
+	p := NewPool(1)
+	defer p.Close()
+	g := p.NewGroup()
+	held := &sink{block: make(chan struct{})}
+	release := sync.OnceFunc(func() { close(held.block) })
+	defer release() // also where the test fails
+	m := NewMember(held, 0)
+	g.Add(m, nil)
+	for range MaxJobs {
+		require.False(t, g.Full())
+		g.SendTo(m, say("x"))
+	}
+	require.True(t, g.Full())
+	release()
+	for g.Full() {
+		<-g.Ready()
+	}
+	barrier(g)
+	require.Len(t, held.got, MaxJobs)
+}
+
 // Many rooms on one pool, from many loops.
 func TestManyGroups(t *testing.T) {
 	p := NewPool(2)

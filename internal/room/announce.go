@@ -48,7 +48,8 @@ type announcement struct {
 // An announcer is what is to be announced. Room loop only.
 type announcer struct {
 	clients map[string]*announcement // all that the broker has, may have, or is to have
-	queue   []*announcement          // those whose want is not known to hold, in order
+	queue   []*announcement          // those whose want is not known to hold, in order, and some for whom it does again
+	idled   int                      // how many of these
 	running bool
 	delay   time.Duration // before the next try, after a failure
 	retry   time.Time     // zero: no failure
@@ -78,7 +79,26 @@ func (a *announcer) settle(c *announcement) {
 		a.queue = append(a.queue, c)
 	case c.want == absent && c.known == absent:
 		delete(a.clients, c.who.Client)
+		if c.queued { // it came and went before that was announced
+			a.idled++
+			a.compact()
+		}
 	}
+}
+
+// compact drops from the queue who need no announcement, once they are most of it.
+func (a *announcer) compact() {
+	if a.idled < 64 || 2*a.idled < len(a.queue) {
+		return
+	}
+	kept := a.queue[:0]
+	for _, c := range a.queue {
+		if c.queued = c.want != c.known; c.queued {
+			kept = append(kept, c)
+		}
+	}
+	clear(a.queue[len(kept):])
+	a.queue, a.idled = kept, 0
 }
 
 // take returns the next changes, at most maxAnnounce; what it returns is under way.
@@ -87,8 +107,9 @@ func (a *announcer) take() (batch []*announcement) {
 	for ; i < len(a.queue) && len(batch) < maxAnnounce; i++ {
 		c := a.queue[i]
 		c.queued = false
-		if c.want == c.known {
-			continue // it came and went meanwhile
+		if c.want == c.known { // it came and went meanwhile
+			a.idled = max(a.idled-1, 0)
+			continue
 		}
 		c.sent, c.known = c.want, unknown
 		batch = append(batch, c)

@@ -146,6 +146,8 @@ func (g *guest) reads(n int) []string {
 // A script is a subscription, and what a lease does; the test hands out the events.
 type script struct {
 	ready chan struct{}
+	turns int           // of the loop, which alone counts them
+	spins chan struct{} // closed when they are more than any test needs
 
 	mu     sync.Mutex // guards what follows
 	events []broker.Event
@@ -153,7 +155,9 @@ type script struct {
 	update func(joined, left []broker.Member) error
 }
 
-func newScript() *script { return &script{ready: make(chan struct{}, 1)} }
+func newScript() *script {
+	return &script{ready: make(chan struct{}, 1), spins: make(chan struct{})}
+}
 
 // opener is the script as a broker.
 type opener struct {
@@ -165,8 +169,14 @@ func (o opener) Subscribe(context.Context, string) (broker.Subscription, error) 
 
 func (s *script) Head() broker.Cursor      { return at(0) }
 func (s *script) Members() []broker.Member { return nil }
-func (s *script) Ready() <-chan struct{}   { return s.ready }
 func (s *script) Close()                   {}
+
+func (s *script) Ready() <-chan struct{} {
+	if s.turns++; s.turns == 10_000 {
+		close(s.spins)
+	}
+	return s.ready
+}
 
 func (s *script) Take(buf []broker.Event, n int) ([]broker.Event, error) {
 	s.mu.Lock()
@@ -338,6 +348,27 @@ func TestFailedAnnouncementsAreRepeated(t *testing.T) {
 	})
 }
 
+func TestLoopRestsWhileAnAnnouncementIsRepeated(t *testing.T) {
+	onStage(t, func(s *stage) {
+		calls := 0
+		s.broker.update = func(joined, left []broker.Member) error {
+			if calls++; calls == 1 {
+				return errors.New("broker away")
+			}
+			select {
+			case <-time.After(time.Minute):
+			case <-s.broker.spins: // then the bubble's clock stands still
+				t.Error("the loop turns with nothing to do")
+			}
+			s.broker.say(broker.Event{Type: broker.EventJoined, Members: joined})
+			return nil
+		}
+		g := s.guest("g", "1")
+		require.True(t, g.join(nil))
+		require.Equal(t, []string{"welcome at 0, 0 there", "joined"}, g.reads(2))
+	})
+}
+
 func TestBrokerEndsTheSubscription(t *testing.T) {
 	onStage(t, func(s *stage) {
 		g := s.guest("g", "1")
@@ -448,4 +479,39 @@ func TestAnnouncementsKeepTheirOrder(t *testing.T) {
 		got = append(got, c.who.Client)
 	}
 	require.Equal(t, []string{"0", "1", "2", "3", "4", "5"}, got)
+}
+
+// However often a client comes and goes while its announcement hangs, it is one record.
+func TestAnnouncementsOfOneClientDoNotPileUp(t *testing.T) {
+	var a announcer
+	who := broker.Member{Client: "0"}
+	a.want(who, present)
+	under := a.take()
+	for range 1000 {
+		a.want(who, absent)
+		a.want(who, present)
+	}
+	require.Empty(t, a.queue, "how it ended must be known first")
+	require.Len(t, a.clients, 1)
+	a.done(under, errors.New("away"))
+	require.Len(t, a.take(), 1)
+}
+
+// Who comes and goes while somebody else's announcement hangs leaves nothing.
+func TestAnnouncementsDoNotPileUp(t *testing.T) {
+	var a announcer
+	a.want(broker.Member{Client: "hangs"}, present)
+	under := a.take()
+	a.want(broker.Member{Client: "stays"}, present)
+	for i := range 1000 {
+		who := broker.Member{Client: fmt.Sprint(i)}
+		a.want(who, present)
+		a.want(who, absent)
+	}
+	require.Len(t, a.clients, 2)
+	require.LessOrEqual(t, len(a.queue), 100, "of those who are gone before they were announced")
+	a.done(under, nil)
+	next := a.take()
+	require.Len(t, next, 1)
+	require.Equal(t, "stays", next[0].who.Client)
 }
