@@ -246,8 +246,8 @@ func (r *Room) History(ctx context.Context, before uint64, limit int) ([]*Messag
 // and whoever waits to publish into it is released. What the broker keeps of it stays; a
 // [WithHistory] of its own does not. The handle can't be used any more; [Hub.Room] gives a
 // new one. If ctx ends before all have left, their connections are cut, and Close returns
-// its error; a callback that has not returned then still runs. Other calls wait for the
-// first. It must not be called from a callback.
+// its error. The last OnLeave callbacks may return after Close does. Other calls wait for
+// the first. It must not be called from a callback.
 func (r *Room) Close(ctx context.Context) error {
 	r.mu.Lock()
 	closed := r.closed
