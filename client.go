@@ -130,8 +130,9 @@ func (c *Client) accept(w http.ResponseWriter, r *http.Request) (_ *stay, err er
 		refuse(w, err)
 		return nil, err
 	}
+	done := false
 	defer func() {
-		if err != nil {
+		if !done { // also where the server's ResponseWriter panics
 			c.hub.release(c)
 		}
 	}()
@@ -145,10 +146,14 @@ func (c *Client) accept(w http.ResponseWriter, r *http.Request) (_ *stay, err er
 		refuse(w, err)
 		return nil, err
 	}
+	defer func() {
+		if !done {
+			st.cancel()
+			st.loop.Free()
+		}
+	}()
 	conn, err := wsconn.Accept(w, r, opts)
 	if err != nil {
-		st.cancel()
-		st.loop.Free()
 		return nil, err
 	}
 	if conn.Subprotocol() != "" {
@@ -164,6 +169,7 @@ func (c *Client) accept(w http.ResponseWriter, r *http.Request) (_ *stay, err er
 	if cut {
 		conn.Abort()
 	}
+	done = true
 	return st, nil
 }
 
@@ -659,8 +665,6 @@ func (c *Client) tryPublish(cmd *wire.Command) *wire.Error {
 		Client: c, Room: st.r, ToUser: cmd.To.User, ToClient: cmd.To.Client,
 		Message: Message{Room: name, ID: cmd.ID, From: c.who, Kind: cmd.Kind, Data: cmd.Data},
 	}
-	ctx, cancel := context.WithTimeout(c.Context(), c.cfg.publishTimeout)
-	defer cancel()
 	h := c.cfg.handler
 	if h == nil {
 		h = st.cfg.handler
@@ -682,6 +686,8 @@ func (c *Client) tryPublish(cmd *wire.Command) *wire.Error {
 			return c.explain(cmd, err, true)
 		}
 	}
+	ctx, cancel := context.WithTimeout(c.Context(), c.cfg.publishTimeout)
+	defer cancel()
 	if err := in.Publish(ctx); err != nil {
 		return c.explain(cmd, err, false)
 	}

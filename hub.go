@@ -44,6 +44,7 @@ import (
 	mrand "math/rand/v2"
 	"net/http"
 	"path"
+	"runtime/debug"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -128,7 +129,7 @@ func (e *badRequest) Error() string { return e.err.Error() }
 
 // closeCode is for a client that could not be let in after its upgrade.
 func closeCode(err error) int {
-	if errors.Is(err, ErrClosed) || errors.Is(err, ErrRoomClosed) || errors.Is(err, room.ErrClosing) {
+	if errors.Is(err, ErrClosed) || errors.Is(err, ErrRoomClosed) || errors.Is(err, room.ErrClosing) || errors.Is(err, room.ErrFull) {
 		return CodeRestart
 	}
 	return CodeInternal
@@ -551,6 +552,17 @@ func (h *Hub) sweep() {
 	}
 }
 
+// tryOpen is openLoop; a broker's panic is an error.
+func (h *Hub) tryOpen(ctx context.Context, r *Room) (l *room.Loop, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("hub: room %q could not be opened: panic: %v", r.name, p)
+			h.cfg.logger.Error("hub: panic in the broker", "room", r.name, "panic", p, "stack", string(debug.Stack()))
+		}
+	}()
+	return h.openLoop(ctx, r)
+}
+
 // openLoop opens a room's loop. It is called by one goroutine a room at a time.
 func (h *Hub) openLoop(ctx context.Context, r *Room) (*room.Loop, error) {
 	h.mu.Lock()
@@ -580,12 +592,18 @@ func (h *Hub) openLoop(ctx context.Context, r *Room) (*room.Loop, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer context.AfterFunc(h.ctx, cancel)()
 	defer cancel()
+	opened := false
+	defer func() {
+		if !opened { // also where the broker panics
+			h.retired(r)
+			h.goroutines.Done()
+		}
+	}()
 	l, err := h.subscribe(ctx, r, pool, lease)
 	if err != nil {
-		h.retired(r)
-		h.goroutines.Done()
 		return nil, err
 	}
+	opened = true
 	go func() {
 		defer h.goroutines.Done()
 		l.Run()

@@ -246,7 +246,7 @@ func (r *Room) History(ctx context.Context, before uint64, limit int) ([]*Messag
 // and whoever waits to publish into it is released. What the broker keeps of it stays; a
 // [WithHistory] of its own does not. The handle can't be used any more; [Hub.Room] gives a
 // new one. If ctx ends before all have left, their connections are cut, and Close returns
-// its error. The last OnLeave callbacks may return after Close does. Other calls wait for
+// its error. It waits, too, until the broker was told that all have left. The last OnLeave callbacks may return after Close does. Other calls wait for
 // the first. It must not be called from a callback.
 func (r *Room) Close(ctx context.Context) error {
 	r.mu.Lock()
@@ -336,7 +336,7 @@ func (r *Room) use(ctx context.Context) (*room.Loop, error) {
 		r.opening = opening
 		r.mu.Unlock()
 
-		l, err := r.hub.openLoop(ctx, r)
+		l, err := r.hub.tryOpen(ctx, r)
 		r.mu.Lock()
 		r.loop, r.opening = l, nil
 		closed := r.closed != nil
@@ -448,6 +448,7 @@ func (st *stay) enter(since broker.Cursor, resume bool, history int) error {
 	live, err := st.join(j)
 	if err != nil {
 		st.cancel()
+		st.settle(false)
 		c.mu.Lock()
 		delete(c.stays, st.r.name)
 		c.mu.Unlock()
@@ -473,7 +474,7 @@ func (st *stay) join(j *room.Joining) (live bool, err error) {
 		if !errors.Is(err, room.ErrStopped) {
 			return false, err
 		}
-		if err = st.reserve(st.ctx); err != nil {
+		if err = st.reserveFor(st.ctx); err != nil {
 			return false, err
 		}
 	}

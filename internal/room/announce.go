@@ -286,10 +286,13 @@ func (l *Loop) startAnnounce(now time.Time) {
 		return
 	}
 	joined, left := split(batch)
+	under := make(chan struct{})
+	l.under = under
 	l.cfg.Go(func() {
 		ctx, cancel := context.WithTimeout(l.ctx, announceTimeout)
 		defer cancel()
 		err := l.cfg.Lease.Update(ctx, l.cfg.Name, joined, left)
+		close(under)
 		select {
 		case l.announced <- announceResult{batch, err}:
 		case <-l.done:
@@ -353,7 +356,12 @@ func (l *Loop) farewell() {
 	if l.closing {
 		wait = 0
 	}
+	under := l.under
+	l.cancel() // an announcement under way is of no use any more
 	l.cfg.Go(func() {
+		if under != nil {
+			<-under // what it says must not come after this
+		}
 		delay := minAnnounceRetry
 		for len(gone) > 0 {
 			select {

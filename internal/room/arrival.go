@@ -2,7 +2,6 @@ package room
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"github.com/chathub-go/hub/broker"
@@ -84,9 +83,16 @@ func (a *Arrival) CatchUp(ctx context.Context, at broker.Cursor) (live bool, err
 		if a.Member.Conn.SendWait(ctx, wsconn.NewBatch()) != nil {
 			return false, nil
 		}
-		live, err = a.Loop.Live(ctx, a.Member, at)
-		if live || errors.Is(err, ErrStopped) || ctx.Err() != nil {
-			return live, nil
+		answer := a.Loop.live(ctx, a.Member, at)
+		if answer.live || answer.err != nil {
+			return answer.live, nil
+		}
+		if answer.part != nil { // nearly there: no need to ask the broker
+			if !a.send(ctx, answer.part) {
+				return false, nil
+			}
+			at = answer.next
+			continue
 		}
 		page, err := a.Reader.Since(ctx, a.Loop.cfg.Name, at)
 		switch {

@@ -95,6 +95,7 @@ type Loop struct {
 	waiting   []request // to go live at a position that the loop has not reached
 	drains    []drain
 	presence  announcer
+	under     chan struct{} // closed when the last announcement that was begun has returned
 	linger    lingerers
 	reasons   map[string]departed // by client
 	timer     *time.Timer
@@ -103,7 +104,7 @@ type Loop struct {
 // tailed is a message that the loop has passed, kept for members about to go live.
 type tailed struct {
 	m      *broker.Message
-	frames fanout.Batches // made as needed
+	frames [fanout.Doors]*frame // made as needed
 }
 
 type drain struct {
@@ -341,17 +342,13 @@ func (l *Loop) message(m *broker.Message) {
 		l.gap(broker.GapBounds{After: l.pos.Seq, Before: m.Cursor.Seq, Missed: -1},
 			broker.Cursor{Epoch: m.Cursor.Epoch, Seq: m.Prev})
 	}
-	var frames fanout.Batches
+	var frames [fanout.Doors]*frame
 	for door, n := range l.doors {
 		if n == 0 {
 			continue
 		}
-		if f := l.Stream().Message(door, m); f != nil {
-			l.out.add(door, f)
-			if l.catching > 0 {
-				frames[door] = forDoor(door, f)[door]
-			}
-		}
+		frames[door] = l.Stream().Message(door, m)
+		l.out.add(door, frames[door])
 	}
 	l.pos = m.Cursor
 	if l.catching > 0 {

@@ -257,11 +257,7 @@ func TestMemberAheadOfTheLoop(t *testing.T) {
 		require.False(t, g.join(&pos), "the history was ahead of the loop")
 		answer := make(chan bool, 1)
 		go func() {
-			live, err := s.loop.Live(context.Background(), g.m, pos)
-			if err != nil {
-				t.Errorf("live: %v", err)
-			}
-			answer <- live
+			answer <- s.loop.live(context.Background(), g.m, pos).live
 		}()
 		synctest.Wait()
 		require.Empty(t, answer, "it waits for the loop")
@@ -281,12 +277,18 @@ func TestMemberWithinTheTail(t *testing.T) {
 		require.False(t, g.join(&pos), "nobody was catching up: no tail")
 		s.broker.say(msgs(11, 20)...)
 		synctest.Wait()
-		live, err := s.loop.Live(context.Background(), g.m, at(9))
-		require.NoError(t, err)
-		require.False(t, live, "10 is not in the tail")
-		live, err = s.loop.Live(context.Background(), g.m, at(17))
-		require.NoError(t, err)
-		require.True(t, live)
+		behind := s.loop.live(context.Background(), g.m, at(9))
+		require.NoError(t, behind.err)
+		require.False(t, behind.live, "10 is not in the tail")
+		require.Nil(t, behind.part)
+
+		// A member with a small queue gets there in portions.
+		g.m.Messages = 3
+		part := s.loop.live(context.Background(), g.m, at(12))
+		require.False(t, part.live)
+		require.Len(t, part.part, 3)
+		require.Equal(t, at(15), part.next)
+		require.True(t, s.loop.live(context.Background(), g.m, at(17)).live)
 		require.Equal(t, []string{"welcome at 0, 0 there", "message 18", "message 19", "message 20", "joined"}, g.reads(5))
 		s.broker.say(msg(21))
 		require.Equal(t, []string{"message 21"}, g.reads(1))
@@ -381,8 +383,7 @@ func TestBrokerEndsTheSubscription(t *testing.T) {
 		<-s.failed
 		<-s.loop.Done()
 		require.Equal(t, []string{"message 1"}, g.reads(1), "what was there is handed out")
-		_, err := s.loop.Live(context.Background(), g.m, at(1))
-		require.ErrorIs(t, err, ErrStopped)
+		require.ErrorIs(t, s.loop.live(context.Background(), g.m, at(1)).err, ErrStopped)
 		s.loop.Leave(g.m, "", false, nil) // does not block
 		s.loop.Close(nil)                 // nor does this
 	})

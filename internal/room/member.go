@@ -80,6 +80,8 @@ type request struct {
 
 type reply struct {
 	live bool
+	part []*wsconn.Frame // not live: what the loop has after the position, as much as fits
+	next broker.Cursor   // after part
 	err  error
 }
 
@@ -114,40 +116,38 @@ func (l *Loop) Free() { l.places.Add(-1) }
 // calls Live. Presence reaches it from now on.
 func (l *Loop) Join(ctx context.Context, j *Joining) (live bool, err error) {
 	j.Member.place = fanout.NewMember(j.Member, j.Key)
-	return l.ask(ctx, request{join: j, m: j.Member, at: j.At})
+	a := l.ask(ctx, request{join: j, m: j.Member, at: j.At})
+	return a.live, a.err
 }
 
-// Live asks for the step to live at a position. It returns false where the loop is too
-// far ahead: the caller reads on and asks again. It waits where the loop is behind.
-func (l *Loop) Live(ctx context.Context, m *Member, at broker.Cursor) (bool, error) {
+// live asks for the step to live at a position. Where the loop is too far ahead the answer
+// is not live: the caller sends the part that came with it, or reads on where there is
+// none, and asks again. It waits where the loop is behind.
+func (l *Loop) live(ctx context.Context, m *Member, at broker.Cursor) reply {
 	return l.ask(ctx, request{m: m, at: at})
 }
 
-func (l *Loop) ask(ctx context.Context, r request) (bool, error) {
+func (l *Loop) ask(ctx context.Context, r request) reply {
 	r.reply = make(chan reply, 1)
 	select {
 	case l.requests <- r:
 	case <-l.done:
-		return false, ErrStopped
+		return reply{err: ErrStopped}
 	case <-ctx.Done():
-		return false, ctx.Err()
+		return reply{err: ctx.Err()}
 	}
-	gone := ctx.Done()
 	if r.join != nil {
-		gone = nil // the loop has taken it and answers at once; the caller must know
+		// The loop has taken it and it is answered, by a worker, also where the loop
+		// ends right then: whether the client is a member must be known.
+		return <-r.reply
 	}
 	select {
 	case a := <-r.reply:
-		return a.live, a.err
+		return a
 	case <-l.done:
-		select {
-		case a := <-r.reply: // it was the loop's last
-			return a.live, a.err
-		default:
-			return false, ErrStopped
-		}
-	case <-gone:
-		return false, ctx.Err()
+		return reply{err: ErrStopped}
+	case <-ctx.Done():
+		return reply{err: ctx.Err()}
 	}
 }
 
@@ -184,26 +184,37 @@ func (l *Loop) answer(r request) {
 // tryLive makes a member live where it has caught up. Where the loop is behind it, the
 // request waits, unless an answer is wanted now. Room loop only.
 func (l *Loop) tryLive(r request, now bool) {
-	switch first, ok := l.after(r.m, r.at); {
-	case ok:
-		l.goLive(r.m, first)
-		l.reply(r, true)
-	case !now && r.at.Epoch == l.pos.Epoch && r.at.Seq > l.pos.Seq:
-		l.waiting = append(l.waiting, r)
-	default:
-		l.reply(r, false)
+	if r.at.Epoch == l.pos.Epoch && r.at.Seq > l.pos.Seq {
+		if now {
+			l.reply(r, reply{})
+		} else {
+			l.waiting = append(l.waiting, r)
+		}
+		return
 	}
+	frames, cursors, ok := l.after(r.m.Door, r.at)
+	if !ok {
+		l.reply(r, reply{})
+		return
+	}
+	if n, part := r.m.fit(frames); n < len(frames) {
+		l.reply(r, reply{part: part, next: cursors[n-1]})
+		return
+	}
+	l.goLive(r.m, forDoor(r.m.Door, frames...))
+	l.reply(r, reply{live: true})
 }
 
 // reply answers once the member's worker has handed over what it got: what the caller
 // sends next must not overtake the welcome. Room loop only.
-func (l *Loop) reply(r request, live bool) {
-	l.group.Then(r.m.place, func() { r.reply <- reply{live: live} })
+func (l *Loop) reply(r request, a reply) {
+	l.group.Then(r.m.place, func() { r.reply <- a })
 }
 
 // join must only be called from the room loop.
 func (l *Loop) join(j *Joining) {
 	m := j.Member
+	m.live = false // where another loop, which ended, had it
 	l.members[m] = struct{}{}
 	l.clients[m.Who.Client] = m
 	l.users[m.Who.User] = append(l.users[m.Who.User], m)
@@ -214,38 +225,30 @@ func (l *Loop) join(j *Joining) {
 	l.group.Add(m.place, forDoor(m.Door, append(frames, j.First...)...))
 }
 
-// after returns what the loop passed since at, and whether it still has all of it and m
-// can be given so much. Room loop only.
-func (l *Loop) after(m *Member, at broker.Cursor) (*fanout.Batches, bool) {
-	door := m.Door
+// after returns what the loop passed since at, each with its position, and whether it
+// still has all of it. Room loop only.
+func (l *Loop) after(door int, at broker.Cursor) (frames []*frame, cursors []broker.Cursor, ok bool) {
 	if at.Epoch != l.pos.Epoch {
-		return nil, false
+		return nil, nil, false
 	}
 	if at.Seq == l.pos.Seq {
-		return nil, true
+		return nil, nil, true
 	}
-	if at.Seq > l.pos.Seq || len(l.tail) == 0 || at.Seq < l.tail[0].m.Prev {
-		return nil, false
+	if len(l.tail) == 0 || at.Seq < l.tail[0].m.Prev {
+		return nil, nil, false
 	}
-	var frames []*frame
 	for i := range l.tail {
 		t := &l.tail[i]
 		if t.m.Cursor.Seq <= at.Seq {
 			continue
 		}
 		if t.frames[door] == nil {
-			if b := forDoor(door, l.Stream().Message(door, t.m)); b != nil {
-				t.frames[door] = b[door]
-			}
+			t.frames[door] = l.Stream().Message(door, t.m)
 		}
-		if t.frames[door] != nil {
-			frames = append(frames, t.frames[door].Frames...)
-		}
+		frames = append(frames, t.frames[door]) // nil where the door shows nothing
+		cursors = append(cursors, t.m.Cursor)
 	}
-	if n, _ := m.fit(frames); n < len(frames) {
-		return nil, false
-	}
-	return forDoor(door, frames...), true
+	return frames, cursors, true
 }
 
 // fit returns how many of frames may be given to the member at one time, at least 1, and
