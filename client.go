@@ -208,7 +208,7 @@ func (c *Client) identify(r *http.Request) error {
 	case c.cfg.hasName:
 		c.who.Name = c.cfg.name
 	case c.who.Name == "":
-		c.who.Name = wire.GuestName()
+		c.who.Name = wire.GuestName(c.who.User)
 	}
 	if c.cfg.hasUser && !c.cfg.hasName {
 		return nil // a user's id is the service's: it may be longer than a name
@@ -499,12 +499,20 @@ func (c *Client) sweep(now time.Time, tick time.Duration) {
 
 // guard runs a callback of the service. Where it panics, the client is closed with
 // 1011, nothing else.
-func (c *Client) guard(what string, callback func()) (ok bool) {
+func (c *Client) guard(what string, callback func()) bool {
+	ok := c.caught(what, callback)
+	if !ok {
+		c.Close(CodeInternal, "internal error")
+	}
+	return ok
+}
+
+// caught runs a callback of the service and says whether it did not panic.
+func (c *Client) caught(what string, callback func()) (ok bool) {
 	defer func() {
 		if p := recover(); p != nil {
 			c.cfg.logger.Error("hub: panic in a callback", "callback", what, "client", c.who.Client,
 				"room", c.room.name, "panic", p, "stack", string(debug.Stack()))
-			c.Close(CodeInternal, "internal error")
 			ok = false
 		}
 	}()
@@ -653,10 +661,10 @@ func (c *Client) publish(cmd *wire.Command) {
 }
 
 func (c *Client) tryPublish(cmd *wire.Command) *wire.Error {
-	name := cmd.Room
-	if name == "" {
-		name = c.room.name
+	if cmd.Room == "" {
+		cmd.Room = c.room.name
 	}
+	name := cmd.Room
 	st := c.stay(name)
 	if st == nil {
 		return &wire.Error{ID: cmd.ID, Room: name, Code: wire.CodeNotInRoom, Message: "not in that room"}
@@ -671,8 +679,11 @@ func (c *Client) tryPublish(cmd *wire.Command) *wire.Error {
 	}
 	if h != nil {
 		var err error
-		if !c.guard("handler", func() { err = h(in) }) {
-			return nil // it is closing
+		if !c.caught("handler", func() { err = h(in) }) {
+			// What made the handler panic is not to come again.
+			c.refused(&wire.Error{ID: cmd.ID, Room: name, Code: wire.CodeInternal, Message: "the server failed on this message"})
+			c.Close(CodeInternal, "internal error")
+			return nil
 		}
 		if errors.Is(err, ErrHandled) {
 			if in.ack == nil {

@@ -46,6 +46,7 @@ import (
 	"path"
 	"runtime/debug"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -141,9 +142,9 @@ func refuse(w http.ResponseWriter, err error) {
 	status, text := http.StatusServiceUnavailable, "the server is at a bound: try again"
 	switch {
 	case errors.As(err, &bad):
-		status, text = http.StatusBadRequest, bad.Error()
+		status, text = http.StatusBadRequest, strings.ReplaceAll(bad.Error(), "hub: ", "")
 	case errors.Is(err, ErrName):
-		status, text = http.StatusBadRequest, err.Error()
+		status, text = http.StatusBadRequest, strings.TrimPrefix(err.Error(), "hub: ")
 	case errors.Is(err, ErrNoRoom):
 		status, text = http.StatusNotFound, "no such room"
 	case errors.Is(err, errForbidden):

@@ -767,6 +767,15 @@ func TestInputHurtsNobodyElse(t *testing.T) {
 			require.Equal(t, "left", left.Type, "%s: not a byte of it", name)
 			require.Equal(t, "error", left.Reason, name)
 		}
+		// What made a handler panic is refused for good before the close frame.
+		carol := w.json("lobby", "name=carol")
+		require.Equal(t, "joined", bob.event().Type)
+		carol.send(`{"type":"publish","id":"p","data":"panic"}`)
+		e := carol.until("error")
+		require.Equal(t, "internal", e.Code)
+		require.Equal(t, "p", e.ID)
+		require.Equal(t, 1011, carol.closed().Code)
+		require.Equal(t, "left", bob.event().Type)
 		// What is no command is answered, and the connection lives.
 		for _, s := range []string{"", "{", "[]", `"x"`, `{"type":"nonsense"}`, `{"type":"publish"}`,
 			`{"type":"publish","data":1,"id":7}`, `{"type":"join","room":"a/b"}`, `{"type":"publish","room":"elsewhere","data":1}`} {

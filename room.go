@@ -20,12 +20,15 @@ import (
 )
 
 type (
-	// A Message is one message of a room. One that the hub hands out is shared and must
-	// not be changed.
+	// A Message is one message of a room: its Room, ID, From, Kind and Data, and, set by
+	// the broker, its Time, Cursor and Prev ([broker.Message] has the details). One that
+	// the hub hands out is shared and must not be changed.
 	Message = broker.Message
-	// A Member is who is in a room, as others see it.
+	// A Member is who is in a room, as others see it: its Client (one connection), User
+	// and Name ([broker.Member]).
 	Member = broker.Member
-	// A Receipt says where a published message is kept.
+	// A Receipt says where a published message is kept: its Cursor, with the Seq, its
+	// Time, and whether it is a Duplicate ([broker.Receipt]).
 	Receipt = broker.Receipt
 	// A Kind says what a message's bytes are.
 	Kind = broker.Kind

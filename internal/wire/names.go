@@ -1,8 +1,8 @@
 package wire
 
 import (
+	"crypto/sha256"
 	"errors"
-	"math/rand/v2"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -79,11 +79,13 @@ func unprintable(r rune) bool {
 // guestLetters has no two that look alike.
 const guestLetters = "abcdefghjkmnpqrstuvwxyz23456789"
 
-// GuestName makes up a name: "guest-" and five random letters and digits.
-func GuestName() string {
-	var b [5]byte
-	for i := range b {
-		b[i] = guestLetters[rand.IntN(len(guestLetters))]
+// GuestName makes up a name for a user: "guest-" and five letters and digits, the same
+// whenever that user comes back.
+func GuestName(user string) string {
+	sum := sha256.Sum256([]byte("hub name " + user))
+	name := []byte("guest-")
+	for _, b := range sum[:5] {
+		name = append(name, guestLetters[int(b)%len(guestLetters)])
 	}
-	return "guest-" + string(b[:])
+	return string(name)
 }

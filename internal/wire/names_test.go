@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"strconv"
 	"strings"
 	"testing"
 
@@ -56,8 +57,9 @@ func TestNames(t *testing.T) {
 
 func TestGuestName(t *testing.T) {
 	seen := map[string]bool{}
-	for range 100 {
-		name := GuestName()
+	for i := range 100 {
+		name := GuestName(strconv.Itoa(i))
+		require.Equal(t, name, GuestName(strconv.Itoa(i)), "the same when it comes back")
 		require.NoError(t, ValidName(name))
 		require.Regexp(t, `^guest-[a-z0-9]{5}$`, name)
 		seen[name] = true

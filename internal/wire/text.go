@@ -124,7 +124,7 @@ func label(m broker.Member) string {
 		s = m.User
 	}
 	return strings.Map(func(r rune) rune {
-		if lineBreak(r) || unicode.IsControl(r) {
+		if lineBreak(r) || tricky(r) {
 			return ' '
 		}
 		return r
@@ -140,19 +140,36 @@ func lineBreak(r rune) bool {
 	return false
 }
 
-// indent makes s valid UTF-8, drops the line breaks at its end, and writes each of the
-// others as "\n" and four spaces.
+// tricky is true for what makes a terminal show something else than what is written:
+// control characters other than line breaks and the tab, and those that turn the
+// direction of text (UAX #9).
+func tricky(r rune) bool {
+	switch {
+	case r == '\t' || lineBreak(r):
+		return false
+	case unicode.IsControl(r):
+		return true
+	}
+	return r >= '\u202a' && r <= '\u202e' || r >= '\u2066' && r <= '\u2069' || r == '\u200e' || r == '\u200f' || r == '\u061c'
+}
+
+// indent makes s valid UTF-8 that a terminal can be given: it drops the line breaks at
+// its end, writes each of the others as "\n" and four spaces, and puts U+FFFD in the place
+// of what is tricky.
 func indent(s string) string {
 	s = strings.ToValidUTF8(s, "\ufffd")
-	if strings.IndexFunc(s, lineBreak) < 0 {
+	if strings.IndexFunc(s, func(r rune) bool { return lineBreak(r) || tricky(r) }) < 0 {
 		return s
 	}
 	s = strings.TrimRightFunc(strings.ReplaceAll(s, "\r\n", "\n"), lineBreak)
 	var b strings.Builder
 	for _, r := range s {
-		if lineBreak(r) {
+		switch {
+		case lineBreak(r):
 			b.WriteString("\n    ")
-		} else {
+		case tricky(r):
+			b.WriteRune('\ufffd')
+		default:
 			b.WriteRune(r)
 		}
 	}

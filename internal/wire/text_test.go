@@ -124,3 +124,20 @@ func BenchmarkText(b *testing.B) {
 		format.Message(m)
 	}
 }
+
+// What a member says can't move the cursor of a terminal, or turn the text around, to look
+// like a line of somebody else.
+func TestNothingTrickyReachesATerminal(t *testing.T) {
+	template := TemplateText(Templates{Message: "{name}: {text}"})
+	for _, f := range []TextFormat{DefaultText(), JapaneseText(), template} {
+		for said, want := range map[string]string{
+			"x\x1b[2K\x1b[1Galice: hi": "mallory: x\ufffd[2K\ufffd[1Galice: hi",
+			"x\b\b* left":              "mallory: x\ufffd\ufffd* left",
+			"\u202eevil\x7f\x00":       "mallory: \ufffdevil\ufffd\ufffd",
+			"a\tb":                     "mallory: a\tb",
+		} {
+			m := &broker.Message{From: broker.Member{Name: "mallory"}, Data: []byte(said)}
+			require.Equal(t, want, f.Message(m))
+		}
+	}
+}
