@@ -2672,10 +2672,11 @@ func ExampleHub() {
 	defer func() { _ = h.Shutdown(context.Background()) }() // before the server stops
 
 	alice := exampleClient(url + "/room/lobby?name=alice")
+	printLines(alice, 1)
 	if err := alice.Write(context.Background(), wsconn.OpText, []byte("hello")); err != nil {
 		panic(err)
 	}
-	printLines(alice, 2)
+	printLines(alice, 1)
 	alice.CloseNow()
 	// Output:
 	// * alice joined
@@ -2754,10 +2755,11 @@ func ExampleTextFrom() {
 	defer func() { _ = h.Shutdown(context.Background()) }()
 
 	alice := exampleClient(url + "/lobby?name=alice")
+	printLines(alice, 1)
 	if err := alice.Write(context.Background(), wsconn.OpText, []byte("hello")); err != nil {
 		panic(err)
 	}
-	printLines(alice, 2)
+	printLines(alice, 1)
 	alice.CloseNow()
 	// Output:
 	// → alice
