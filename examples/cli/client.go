@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net/url"
 	"os"
@@ -222,6 +223,9 @@ func (c *client) typed(text string, ok bool) {
 		c.note(fmt.Sprintf("* not sent: %d lines are waiting already", maxOutbox))
 	default:
 		c.out.add(text)
+		if !c.ready && !c.wait {
+			c.note("* waiting for the connection: " + clean(shorten(text)))
+		}
 	}
 }
 
@@ -279,6 +283,11 @@ func (c *client) connected(ctx context.Context, d dialed) error {
 		return nil
 	}
 	c.conn, c.plain, c.notFor = d.conn, d.plain, 0
+	if d.path != c.url.Path {
+		moved := *c.url
+		moved.Path = d.path
+		c.url = &moved
+	}
 	c.opened, c.heard, c.pinged = time.Now(), time.Now(), false
 	frames := make(chan frame)
 	c.frames = frames
@@ -359,6 +368,9 @@ func (c *client) lost(err error) (end bool, _ error) {
 		}
 	} else if closed != nil && closed.Err != nil {
 		why = cause(closed.Err).Error()
+		if errors.Is(closed.Err, io.EOF) || errors.Is(closed.Err, io.ErrUnexpectedEOF) {
+			why = "the server closed it without a word"
+		}
 	}
 	if !c.before {
 		return true, fmt.Errorf("the connection broke before it was ready: %s", why)
@@ -371,7 +383,7 @@ func (c *client) lost(err error) (end bool, _ error) {
 	if time.Since(c.opened) > lastDelay {
 		c.attempts = 0
 	}
-	c.note(fmt.Sprintf("* connection lost (%s); trying to connect again", why))
+	c.note(fmt.Sprintf("* connection lost: %s; trying to connect again", why))
 	c.again()
 	return false, nil
 }

@@ -18,11 +18,13 @@ import (
 
 // dialed is what a dial came to.
 type dialed struct {
-	conn  *wsconn.ClientConn
-	plain bool
-	after time.Duration // Retry-After
-	final bool          // trying again can't help
-	err   error
+	conn   *wsconn.ClientConn
+	path   string // of the URL
+	plain  bool
+	status int           // of a refusal
+	after  time.Duration // Retry-After
+	final  bool          // trying again can't help
+	err    error
 }
 
 // dial begins to connect; the outcome comes by c.dialed.
@@ -43,15 +45,24 @@ func (c *client) dial(ctx context.Context) {
 	}
 	bare := *c.url
 	go func() {
-		if !plain {
-			d := dialOne(ctx, &u, subprotocol)
-			// A server that knows no subprotocols may refuse those who offer some.
-			if d.err == nil || sure || !d.final {
-				result <- d
-				return
-			}
+		var d dialed
+		if plain {
+			d = dialOne(ctx, &bare)
+		} else {
+			d = dialOne(ctx, &u, subprotocol)
 		}
-		result <- dialOne(ctx, &bare)
+		// A service may have mounted /room/{room} only.
+		if !sure && d.status == http.StatusNotFound && u.Path == lobbyPath {
+			u.Path += "/lobby"
+			bare.Path = u.Path
+			d = dialOne(ctx, &u, subprotocol)
+		}
+		// A server that knows no subprotocols may refuse those who offer some.
+		if !sure && d.status == http.StatusBadRequest {
+			d = dialOne(ctx, &bare)
+		}
+		d.path = bare.Path
+		result <- d
 	}()
 }
 
@@ -65,7 +76,7 @@ func dialOne(ctx context.Context, u *url.URL, subprotocols ...string) dialed {
 	if resp == nil {
 		return dialed{err: fmt.Errorf("can't reach %s: %s", u.Host, cause(err))}
 	}
-	d := dialed{final: true, err: fmt.Errorf("%s says: %s", u.Host, sentence(resp))}
+	d := dialed{status: resp.StatusCode, final: true, err: fmt.Errorf("%s says: %s", u.Host, sentence(resp))}
 	if resp.StatusCode < 400 {
 		d.err = fmt.Errorf("%s is no WebSocket server: %s", u.Host, cause(err))
 	}

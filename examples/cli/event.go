@@ -141,6 +141,9 @@ func (c *client) welcome(e *event) {
 		c.acked = 0 // seqs of two histories can't be compared
 	}
 	c.user, c.session, c.cursor, c.seq = e.User, e.Session, e.Cursor, e.Seq
+	if e.Session != "" && c.url.Query().Get("name") == "" { // a guest keeps the name that it was given
+		c.url = withName(c.url, e.Name)
+	}
 	c.open(e.Limits, same)
 }
 

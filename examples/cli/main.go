@@ -59,8 +59,11 @@ func run(args []string) error {
 	return onPipe(u, *name)
 }
 
-// roomURL is where a room of a server is. The room lobby is at /room, as it is on
-// servers that have one room only.
+// lobbyPath is where the room lobby is, as it is on servers that have one room only. On
+// one that says 404 there it is below, like every other room.
+const lobbyPath = "/room"
+
+// roomURL is where a room of a server is.
 func roomURL(addr, room string) (*url.URL, error) {
 	if !strings.Contains(addr, "://") {
 		if strings.HasPrefix(addr, ":") {
@@ -82,7 +85,7 @@ func roomURL(addr, room string) (*url.URL, error) {
 		return nil, fmt.Errorf("-addr %q: only ws:// and wss:// URLs", addr)
 	}
 	if u.Path == "" || u.Path == "/" {
-		u.Path = "/room"
+		u.Path = lobbyPath
 	}
 	if room != "lobby" {
 		u = u.JoinPath(url.PathEscape(room))

@@ -4,16 +4,19 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"os/exec"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -258,8 +261,63 @@ func TestPlainServerReconnect(t *testing.T) {
 	rest, code := p.wait()
 	require.Equal(t, 0, code, p.stderr.String())
 	require.Empty(t, rest)
-	require.Contains(t, p.stderr.String(), "* connection lost")
+	require.Contains(t, p.stderr.String(), "* connection lost: the server closed it without a word; ")
 	require.Contains(t, p.stderr.String(), "* connected again")
+}
+
+// TestRoomsOnly: a service that mounts /room/{room} and nothing else, as README's ten
+// lines do. A guest comes back to where it was, under the name that it had.
+func TestRoomsOnly(t *testing.T) {
+	s := startHub(t)
+	asked := make(chan *url.URL, 100)
+	mux := http.NewServeMux()
+	mux.Handle("/room/{room}", s.Hub)
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked <- r.URL
+		mux.ServeHTTP(w, r)
+	}))
+	defer srv.Close()
+	p := start(t, "-addr", srv.Listener.Addr().String())
+	c := <-s.joined
+	name := c.Name()
+	require.Equal(t, "/room", (<-asked).Path)
+	first := <-asked
+	require.Equal(t, "/room/lobby", first.Path)
+	require.Empty(t, first.Query().Get("name"))
+	s.say(t, "one")
+	p.until(t, "* one")
+	c.Close(1012, "restarting")
+	require.Equal(t, name, (<-s.joined).Name())
+	again := <-asked
+	require.Equal(t, "/room/lobby", again.Path)
+	require.Equal(t, name, again.Query().Get("name"))
+	p.in.Close()
+	_, code := p.wait()
+	require.Equal(t, 0, code, p.stderr.String())
+}
+
+// TestRefusedOnce: a refusal that has nothing to do with subprotocols is final.
+func TestRefusedOnce(t *testing.T) {
+	var asked atomic.Int32
+	s := startHub(t, hub.WithAuthorize(func(*hub.Client, string) error {
+		asked.Add(1)
+		return errors.New("no")
+	}))
+	_, stderr, code := pipe(t, "hi\n", "-addr", s.addr, "-name", "alice")
+	require.Equal(t, 1, code)
+	require.Equal(t, "cli: "+s.addr+" says: not allowed\n", stderr)
+	require.EqualValues(t, 1, asked.Load())
+}
+
+// TestTypedOffline: who types at a terminal while there is no connection hears of it.
+func TestTypedOffline(t *testing.T) {
+	var notes []string
+	c := &client{out: newOutbox(), note: func(s string) { notes = append(notes, s) }}
+	c.typed("offline", true)
+	c.ready = true
+	c.typed("online", true)
+	require.Equal(t, []string{"* waiting for the connection: offline"}, notes)
+	require.Len(t, c.out.lines, 2)
 }
 
 // TestDoNotComeBack: some close codes say that trying again can't help.
