@@ -845,7 +845,11 @@ func (c *Client) history(cmd *wire.Command) {
 		return
 	}
 	h := wire.History{ID: cmd.ID, Room: st.r.name, Messages: page.Messages, More: page.More}
-	c.reply(room.Encode(func(b []byte) []byte { return wire.AppendHistory(b, &h) }))
+	f := room.Encode(func(b []byte) []byte { return wire.AppendHistory(b, &h) })
+	if st.door()&room.Deflated != 0 {
+		f = f.Deflate(st.cfg.compress)
+	}
+	c.reply(f)
 }
 
 // limits are what a welcome tells of them.

@@ -174,6 +174,7 @@ type Hub struct {
 
 	published atomic.Uint64
 	slow      atomic.Uint64
+	counts    room.Counts
 
 	goroutines sync.WaitGroup
 	ctx        context.Context // ends when the last client has gone: the room loops, the sweeper
@@ -354,6 +355,8 @@ type Stats struct {
 	Published uint64 // messages that were kept, since the hub was made
 	Delivered uint64 // batches offered to clients by the fan-out, since the hub was made
 	Slow      uint64 // clients closed for being slow, since the hub was made
+	Encoded   uint64 // messages and signals encoded: one for each door that needed it
+	Deflated  uint64 // of those, made smaller for clients with compression
 }
 
 // Stats returns the counts of this moment.
@@ -365,6 +368,8 @@ func (h *Hub) Stats() Stats {
 		Rooms:     h.open,
 		Published: h.published.Load(),
 		Slow:      h.slow.Load(),
+		Encoded:   h.counts.Encoded.Load(),
+		Deflated:  h.counts.Deflated.Load(),
 	}
 	if h.pool != nil {
 		s.Delivered = h.pool.Sent()
@@ -628,6 +633,8 @@ func (h *Hub) subscribe(ctx context.Context, r *Room, pool *fanout.Pool, lease b
 		Lease:        lease,
 		Pool:         pool,
 		Text:         cfg.text.f,
+		Compress:     cfg.compress,
+		Counts:       &h.counts,
 		MaxMembers:   cfg.maxMembers,
 		ResumeWindow: cfg.resumeWindow,
 		Idle:         cfg.idleAfter,

@@ -142,8 +142,12 @@ func (w *world) dial(room, query string, json bool) *peer {
 }
 
 func (w *world) tryDial(room, query string, json bool) (*peer, error) {
+	return w.dialWith(room, query, json, false)
+}
+
+func (w *world) dialWith(room, query string, json, compress bool) (*peer, error) {
 	p := &peer{t: w.t, json: json}
-	var o wsconn.DialOptions
+	o := wsconn.DialOptions{Compress: compress}
 	if json {
 		o.Subprotocols = []string{"hub.v1.json"}
 	}
@@ -2764,4 +2768,84 @@ func ExampleTextFrom() {
 	// Output:
 	// → alice
 	// <alice> hello
+}
+
+// A message is encoded once for each door in use, and deflated once for each, however many
+// members there are; everyone reads the same, live and from the history.
+func TestCompression(t *testing.T) {
+	inBubble(t, func(w *world) {
+		long := strings.Repeat("the same words again, ", 40)
+		say := func(n int) {
+			for i := range n {
+				r, err := w.hub.Room("lobby")
+				require.NoError(t, err)
+				_, err = r.Publish(t.Context(), hub.Text(fmt.Sprint(long, i)))
+				require.NoError(t, err)
+				_, err = r.Publish(t.Context(), hub.Text(fmt.Sprint("short ", i)))
+				require.NoError(t, err)
+			}
+		}
+		expect := func(p *peer, n int) {
+			for i := range n {
+				for _, want := range []string{fmt.Sprint(long, i), fmt.Sprint("short ", i)} {
+					if p.json {
+						require.Equal(t, want, p.until("message").text())
+						continue
+					}
+					line := p.line()
+					for strings.HasSuffix(line, " joined") {
+						line = p.line()
+					}
+					require.Equal(t, "* "+want, line)
+				}
+			}
+		}
+		var peers []*peer
+		for i := range 5 {
+			for _, json := range []bool{true, false} {
+				for _, compress := range []bool{true, false} {
+					p, err := w.dialWith("lobby", fmt.Sprintf("name=m%d%v%v", i, json, compress), json, compress)
+					require.NoError(t, err)
+					peers = append(peers, p)
+				}
+			}
+		}
+		synctest.Wait()
+		before := w.hub.Stats()
+		const n = 20
+		say(n)
+		for _, p := range peers {
+			expect(p, n)
+		}
+		after := w.hub.Stats()
+		require.EqualValues(t, 2*2*n, after.Encoded-before.Encoded, "two doors")
+		require.EqualValues(t, 2*n, after.Deflated-before.Deflated, "the long ones, for two doors")
+
+		for range 10 { // a page of history is shared as well
+			for _, json := range []bool{true, false} {
+				p, err := w.dialWith("lobby", "history=100&name=late", json, true)
+				require.NoError(t, err)
+				expect(p, n)
+			}
+		}
+
+		p, err := w.dialWith("lobby", "name=asks", true, true)
+		require.NoError(t, err)
+		p.send(`{"type":"history","limit":100}`)
+		require.Len(t, p.until("history").Messages, 2*n)
+		p.sendf(`{"type":"publish","id":"1","data":%q}`, long) // nhooyr deflates it
+		require.Equal(t, long, p.until("message").text())
+	}, hub.WithCompression(256))
+}
+
+// Where it is off, or the client does not offer it, nothing is deflated.
+func TestCompressionIsOffByDefault(t *testing.T) {
+	inBubble(t, func(w *world) {
+		p, err := w.dialWith("lobby", "name=alice", true, true)
+		require.NoError(t, err)
+		long := strings.Repeat("the same words again, ", 40)
+		p.sendf(`{"type":"publish","id":"1","data":%q}`, long)
+		require.Equal(t, long, p.until("message").text())
+		require.Zero(t, w.hub.Stats().Deflated)
+	})
 }

@@ -426,7 +426,7 @@ func (st *stay) reserveFor(ctx context.Context) error {
 func (st *stay) enter(since broker.Cursor, resume bool, history int) error {
 	c := st.c
 	st.m = &room.Member{
-		Who: c.who, Door: c.door, Conn: c.conn, Slow: st.cfg.slow, Lag: &st.r.hub.slow, Owner: st,
+		Who: c.who, Door: st.door(), Conn: c.conn, Slow: st.cfg.slow, Lag: &st.r.hub.slow, Owner: st,
 		Messages: c.cfg.queueMessages / 2, Bytes: c.cfg.queueBytes / 2,
 	}
 	arrival := &room.Arrival{Loop: st.loop, Member: st.m, Reader: c.hub.reader}
@@ -464,6 +464,14 @@ func (st *stay) enter(since broker.Cursor, resume bool, history int) error {
 	arrival.Loop = st.loop // another, where that one idled away meanwhile
 	c.settling.Go(func() { st.catchUp(arrival, j.At) })
 	return nil
+}
+
+// door is how the room's messages are encoded for the client.
+func (st *stay) door() int {
+	if st.c.conn.Deflates() && st.cfg.compress > 0 {
+		return st.c.door | room.Deflated
+	}
+	return st.c.door
 }
 
 // join joins the loop where the place is, or, where that idled away meanwhile, another.

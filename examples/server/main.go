@@ -32,6 +32,8 @@ import (
 const (
 	drainTimeout = 10 * time.Second // for the hub's clients
 	closeTimeout = 5 * time.Second  // for other requests
+
+	deflateFrom = 256 // bytes: below that, deflating saves little
 )
 
 type settings struct {
@@ -41,6 +43,7 @@ type settings struct {
 	origins []string
 	lang    string
 	quiet   bool
+	deflate bool
 }
 
 func main() {
@@ -134,13 +137,17 @@ func newHub(s settings, log *slog.Logger) *hub.Hub {
 	if s.lang == "ja" {
 		text = hub.JapaneseText()
 	}
-	return hub.New(
+	opts := []hub.HubOption{
 		hub.WithPublishRate(s.rate, max(1, int(2*s.rate))),
 		hub.WithHistory(s.history, time.Hour),
 		hub.WithOrigins(s.origins...),
 		hub.WithTextFormat(text),
 		hub.WithLogger(log),
-	)
+	}
+	if s.deflate {
+		opts = append(opts, hub.WithCompression(deflateFrom))
+	}
+	return hub.New(opts...)
 }
 
 // handler is the server's routes.
@@ -180,6 +187,7 @@ func parse(args []string) (settings, error) {
 		return nil
 	})
 	flags.StringVar(&s.lang, "lang", "en", "`language` of joins and leaves on the plain-text door: en or ja")
+	flags.BoolVar(&s.deflate, "compress", false, "deflate messages of 256 bytes and more, for clients that can read it")
 	flags.BoolVar(&s.quiet, "quiet", false, "log errors only")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {

@@ -325,3 +325,17 @@ func TestOneClearLine(t *testing.T) {
 	require.NoError(t, err)
 	require.Contains(t, string(help), "-origin")
 }
+
+func TestCompress(t *testing.T) {
+	s, err := parse([]string{"-compress"})
+	require.NoError(t, err)
+	h, srv := startHandler(t, s)
+	conn, _, err := wsconn.Dial(t.Context(), srv.URL+"/room/lobby?name=alice", wsconn.DialOptions{Compress: true})
+	require.NoError(t, err)
+	t.Cleanup(conn.CloseNow)
+	require.Equal(t, "* alice joined", read(t, conn))
+	long := strings.Repeat("hello ", 100)
+	write(t, conn, long)
+	require.Equal(t, "alice: "+long, read(t, conn))
+	require.EqualValues(t, 1, h.Stats().Deflated)
+}

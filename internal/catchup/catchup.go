@@ -37,14 +37,14 @@ type Page struct {
 	frames [fanout.Doors][]*wsconn.Frame
 }
 
-// Frames returns the page's messages as encode made them for a door, one for each; nil
-// where the door shows nothing. All callers for a door must pass an encode that does the
+// Frames returns the page's messages as encode made them for a door, message i as frame i;
+// nil where the door shows nothing. All callers for a door must pass an encode that does the
 // same.
-func (p *Page) Frames(door int, encode func(*broker.Message) *wsconn.Frame) []*wsconn.Frame {
+func (p *Page) Frames(door int, encode func(i int) *wsconn.Frame) []*wsconn.Frame {
 	p.once[door].Do(func() {
 		p.frames[door] = make([]*wsconn.Frame, len(p.Messages))
-		for i, m := range p.Messages {
-			p.frames[door][i] = encode(m)
+		for i := range p.Messages {
+			p.frames[door][i] = encode(i)
 		}
 	})
 	return p.frames[door]

@@ -53,7 +53,7 @@ func TestSamePageIsReadAndEncodedOnce(t *testing.T) {
 					t.Errorf("since: %v", err)
 					return
 				}
-				f := page.Frames(1, func(*broker.Message) *wsconn.Frame {
+				f := page.Frames(1, func(int) *wsconn.Frame {
 					encodes.Add(1)
 					return &wsconn.Frame{}
 				})

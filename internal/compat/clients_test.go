@@ -71,6 +71,8 @@ func dialGorilla(t *testing.T, to target, query, subprotocol string) peer {
 		Subprotocols:     offered(subprotocol),
 		TLSClientConfig:  to.tls(),
 		HandshakeTimeout: patience,
+
+		EnableCompression: to.deflate,
 	}
 	conn, _, err := d.Dial(to.url+query, nil)
 	require.NoError(t, err)
@@ -126,6 +128,9 @@ func dialCoder(t *testing.T, to target, query, subprotocol string) peer {
 	conn, _, err := coder.Dial(ctx, to.url+query, &coder.DialOptions{
 		Subprotocols: offered(subprotocol),
 		HTTPClient:   &http.Client{Transport: transport},
+
+		CompressionMode:      map[bool]coder.CompressionMode{true: coder.CompressionNoContextTakeover}[to.deflate],
+		CompressionThreshold: 1,
 	})
 	require.NoError(t, err)
 	require.Equal(t, subprotocol, conn.Subprotocol())
@@ -240,6 +245,8 @@ func dialGWS(t *testing.T, to target, query, subprotocol string) peer {
 		TlsConfig:        to.tls(),
 		RequestHeader:    header,
 		HandshakeTimeout: patience,
+
+		PermessageDeflate: gws.PermessageDeflate{Enabled: to.deflate, Threshold: 1},
 	})
 	require.NoError(t, err)
 	require.Equal(t, subprotocol, p.conn.SubProtocol())

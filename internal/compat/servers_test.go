@@ -27,6 +27,8 @@ type target struct {
 	url   string         // ws:// or wss://, up to the room
 	roots *x509.CertPool // for wss
 	pem   string         // the same
+
+	deflate bool // clients offer permessage-deflate
 }
 
 // A mount serves a hub under /chat/{room}, until the test ends.

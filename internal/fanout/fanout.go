@@ -18,8 +18,8 @@ import (
 )
 
 const (
-	// Doors is how many encodings a message may go out in.
-	Doors = 2
+	// Doors is how many encodings a message may go out in: two, and each deflated.
+	Doors = 4
 
 	// MaxJobs is how many sends of one group may wait for one worker; with a batch
 	// of up to 64 messages each, a worker is at most 512 messages behind a room.

@@ -141,5 +141,10 @@ func (a *Arrival) send(ctx context.Context, frames []*wsconn.Frame) bool {
 // frames encodes a page: a frame for each message, nil where the door shows nothing.
 func (a *Arrival) frames(stream *Stream, page *catchup.Page) []*wsconn.Frame {
 	door := a.Member.Door
-	return page.Frames(door, func(m *broker.Message) *wsconn.Frame { return stream.Message(door, m) })
+	plain := door &^ Deflated
+	frames := page.Frames(plain, func(i int) *wsconn.Frame { return stream.Message(plain, page.Messages[i]) })
+	if door == plain {
+		return frames
+	}
+	return page.Frames(door, func(i int) *wsconn.Frame { return stream.deflate(frames[i]) })
 }

@@ -2,6 +2,7 @@ package room
 
 import (
 	"sync"
+	"sync/atomic"
 
 	"github.com/chathub-go/hub/broker"
 	"github.com/chathub-go/hub/internal/fanout"
@@ -9,10 +10,12 @@ import (
 	"github.com/chathub-go/hub/internal/wsconn"
 )
 
-// The doors, as indices of fanout.Batches.
+// The doors, as indices of fanout.Batches. A client that agreed on permessage-deflate
+// takes its door's frames deflated: Plain|Deflated, JSON|Deflated.
 const (
-	Plain = 0
-	JSON  = 1
+	Plain    = 0
+	JSON     = 1
+	Deflated = 2
 )
 
 // The types of signals between hubs.
@@ -54,10 +57,32 @@ type Stream struct {
 	Room  string
 	Epoch string
 	Text  wire.TextFormat
+	// Compress is from how many bytes on a message is deflated, for doors that are.
+	Compress int
+	Counts   *Counts
+}
+
+// Counts are how much was encoded, by all rooms of a hub.
+type Counts struct{ Encoded, Deflated atomic.Uint64 }
+
+// deflate returns the frame of a door for the same door, deflated.
+func (s *Stream) deflate(f *wsconn.Frame) *wsconn.Frame {
+	if f == nil {
+		return nil
+	}
+	g := f.Deflate(s.Compress)
+	if g != f {
+		s.Counts.Deflated.Add(1)
+	}
+	return g
 }
 
 // Message encodes a message for a door; nil where the door shows nothing of it.
 func (s *Stream) Message(door int, m *broker.Message) *wsconn.Frame {
+	if door&Deflated != 0 {
+		return s.deflate(s.Message(door&^Deflated, m))
+	}
+	s.Counts.Encoded.Add(1)
 	var f *wsconn.Frame
 	switch {
 	case door == JSON:
@@ -76,7 +101,7 @@ func (s *Stream) Message(door int, m *broker.Message) *wsconn.Frame {
 // gap encodes that messages are missing. The cursor has no tag: which message stood
 // at its seq is not known any more.
 func (s *Stream) gap(door int, g broker.GapBounds, reset bool) *wsconn.Frame {
-	if door == JSON {
+	if door&JSON != 0 {
 		e := wire.Gap{Room: s.Room, After: g.After, Before: g.Before, Missed: g.Missed, Reset: reset}
 		if g.Before > 0 {
 			e.Cursor = broker.Cursor{Epoch: s.Epoch, Seq: g.Before - 1}.String()
@@ -98,6 +123,10 @@ func GapFrame(door int) func(stream any, after, before uint64, missed int) *wsco
 
 // signal encodes a signal; nil where the door shows nothing of it.
 func (s *Stream) signal(door int, sig *broker.Signal) *wsconn.Frame {
+	if door&Deflated != 0 {
+		return s.deflate(s.signal(door&^Deflated, sig))
+	}
+	s.Counts.Encoded.Add(1)
 	return s.mark(s.encodeSignal(door, sig))
 }
 
@@ -137,7 +166,7 @@ func RawFrame(k broker.Kind, data []byte) *wsconn.Frame {
 
 func (s *Stream) joined(door int, m broker.Member) *wsconn.Frame {
 	switch {
-	case door == JSON:
+	case door&JSON != 0:
 		return s.mark(Encode(func(b []byte) []byte {
 			return wire.AppendJoined(b, &wire.Joined{Room: s.Room, Member: m})
 		}))
@@ -149,7 +178,7 @@ func (s *Stream) joined(door int, m broker.Member) *wsconn.Frame {
 
 func (s *Stream) left(door int, m broker.Member, reason string) *wsconn.Frame {
 	switch {
-	case door == JSON:
+	case door&JSON != 0:
 		return s.mark(Encode(func(b []byte) []byte {
 			return wire.AppendLeft(b, &wire.Left{Room: s.Room, Member: m, Reason: reason})
 		}))
@@ -161,7 +190,7 @@ func (s *Stream) left(door int, m broker.Member, reason string) *wsconn.Frame {
 
 // presence encodes who is in the room; the plain door shows nothing of it.
 func (s *Stream) presence(door int, members []broker.Member, count int) *wsconn.Frame {
-	if door != JSON {
+	if door&JSON == 0 {
 		return nil
 	}
 	p := wire.Presence{Room: s.Room, Members: members, Count: count}
@@ -182,6 +211,12 @@ type batches [fanout.Doors][]*wsconn.Frame
 func (b *batches) add(door int, f *wsconn.Frame) {
 	if f != nil {
 		b[door] = append(b[door], f)
+	}
+}
+
+func (b *batches) addAll(frames *[fanout.Doors]*wsconn.Frame) {
+	for door, f := range frames {
+		b.add(door, f)
 	}
 }
 

@@ -44,6 +44,8 @@ type Config struct {
 	Lease        broker.Lease
 	Pool         *fanout.Pool
 	Text         wire.TextFormat
+	Compress     int // from how many bytes on messages are deflated; 0: never
+	Counts       *Counts
 	MaxMembers   int
 	ResumeWindow time.Duration
 	Idle         time.Duration
@@ -134,7 +136,7 @@ func Open(ctx context.Context, cfg Config) (*Loop, error) {
 		reasons:   map[string]departed{},
 	}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
-	l.current.Store(&Stream{Room: cfg.Name, Epoch: l.pos.Epoch, Text: cfg.Text})
+	l.current.Store(l.stream(l.pos.Epoch))
 	for _, m := range sub.Members() {
 		l.there.Join(m)
 	}
@@ -204,7 +206,11 @@ func (l *Loop) NewStream(epoch string) *Stream {
 	if s := l.Stream(); s.Epoch == epoch {
 		return s
 	}
-	return &Stream{Room: l.cfg.Name, Epoch: epoch, Text: l.cfg.Text}
+	return l.stream(epoch)
+}
+
+func (l *Loop) stream(epoch string) *Stream {
+	return &Stream{Room: l.cfg.Name, Epoch: epoch, Text: l.cfg.Text, Compress: l.cfg.Compress, Counts: l.cfg.Counts}
 }
 
 // do runs f on the loop.
@@ -342,14 +348,8 @@ func (l *Loop) message(m *broker.Message) {
 		l.gap(broker.GapBounds{After: l.pos.Seq, Before: m.Cursor.Seq, Missed: -1},
 			broker.Cursor{Epoch: m.Cursor.Epoch, Seq: m.Prev})
 	}
-	var frames [fanout.Doors]*frame
-	for door, n := range l.doors {
-		if n == 0 {
-			continue
-		}
-		frames[door] = l.Stream().Message(door, m)
-		l.out.add(door, frames[door])
-	}
+	frames := l.encode(func(door int) *frame { return l.Stream().Message(door, m) })
+	l.out.addAll(&frames)
 	l.pos = m.Cursor
 	if l.catching > 0 {
 		l.keep(tailed{m: m, frames: frames})
@@ -361,7 +361,7 @@ func (l *Loop) message(m *broker.Message) {
 func (l *Loop) gap(g broker.GapBounds, at broker.Cursor) {
 	reset := at.Epoch != l.Stream().Epoch
 	if reset {
-		l.current.Store(&Stream{Room: l.cfg.Name, Epoch: at.Epoch, Text: l.cfg.Text})
+		l.current.Store(l.stream(at.Epoch))
 	}
 	for door, n := range l.doors {
 		if n > 0 {
@@ -393,11 +393,8 @@ func (l *Loop) signal(e *broker.Event) {
 	if s.Type == SignalTyping {
 		l.flush()
 		var b batches
-		for door, n := range l.doors {
-			if n > 0 {
-				b.add(door, l.Stream().signal(door, s))
-			}
-		}
+		frames := l.encode(func(door int) *frame { return l.Stream().signal(door, s) })
+		b.addAll(&frames)
 		var except *fanout.Member
 		if m := l.clients[s.From.Client]; m != nil {
 			except = m.place
@@ -407,11 +404,27 @@ func (l *Loop) signal(e *broker.Event) {
 		}
 		return
 	}
-	for door, n := range l.doors {
-		if n > 0 {
-			l.out.add(door, l.Stream().signal(door, s))
+	frames := l.encode(func(door int) *frame { return l.Stream().signal(door, s) })
+	l.out.addAll(&frames)
+}
+
+// encode makes the frames of a message for the doors in use: one for each door, and of
+// that one deflated for those of its members who take it so. Room loop only.
+func (l *Loop) encode(encode func(door int) *frame) (frames [fanout.Doors]*frame) {
+	for _, door := range [...]int{Plain, JSON} {
+		deflated := l.doors[door|Deflated] > 0
+		if l.doors[door] == 0 && !deflated {
+			continue
+		}
+		frames[door] = encode(door)
+		if deflated {
+			frames[door|Deflated] = l.Stream().deflate(frames[door])
+		}
+		if l.doors[door] == 0 {
+			frames[door] = nil
 		}
 	}
+	return frames
 }
 
 // targets must only be called from the room loop.

@@ -36,11 +36,17 @@ func Accept(w http.ResponseWriter, r *http.Request, o *Options) (*Conn, error) {
 		timeout: or(o.WriteTimeout, defaultWriteTimeout),
 		c:       newConn(o, known),
 	}
-	ws, err := websocket.Accept(hw, r, &websocket.AcceptOptions{InsecureSkipVerify: true})
+	// In this mode nhooyr's answer insists on no context takeover both ways.
+	mode := websocket.CompressionDisabled
+	if o.Compress {
+		mode = websocket.CompressionNoContextTakeover
+	}
+	ws, err := websocket.Accept(hw, r, &websocket.AcceptOptions{InsecureSkipVerify: true, CompressionMode: mode})
 	switch {
 	case err == nil:
 		ws.SetReadLimit(or(o.ReadLimit, defaultReadLimit))
 		hw.c.ws = ws
+		hw.c.deflates = hw.header.Get("Sec-WebSocket-Extensions") != ""
 		return hw.c, nil
 	case hw.hijacked:
 		return nil, fmt.Errorf("hub: handshake: %w", hw.err)

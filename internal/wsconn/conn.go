@@ -75,6 +75,7 @@ type Conn struct {
 	try         tryWriter // nil: no fast path
 	ws          *websocket.Conn
 	subprotocol string
+	deflates    bool
 
 	maxFrames, maxBytes        int
 	writeTimeout, closeTimeout time.Duration
@@ -156,6 +157,9 @@ func below(conn net.Conn) net.Conn {
 
 // Subprotocol returns the one agreed on, spelled as in the options, or "".
 func (c *Conn) Subprotocol() string { return c.subprotocol }
+
+// Deflates tells whether permessage-deflate was agreed on, so that deflated frames may go out.
+func (c *Conn) Deflates() bool { return c.deflates }
 
 // RemoteAddr returns the peer's address, or a proxy's.
 func (c *Conn) RemoteAddr() net.Addr { return c.conn.RemoteAddr() }

@@ -14,6 +14,7 @@ type DialOptions struct {
 	Header       http.Header
 	HTTPClient   *http.Client // nil: http.DefaultClient
 	ReadLimit    int64        // bytes of one message; 0: 1 MiB, negative: none
+	Compress     bool         // offers permessage-deflate with no context takeover
 }
 
 // A ClientConn is the client's side of a socket. Read belongs to one goroutine; the
@@ -26,10 +27,15 @@ type ClientConn struct {
 // answered with something else than a socket, the response is not nil, and holds the
 // first 1,024 bytes of the answer.
 func Dial(ctx context.Context, url string, o DialOptions) (*ClientConn, *http.Response, error) {
+	mode := websocket.CompressionDisabled
+	if o.Compress {
+		mode = websocket.CompressionNoContextTakeover
+	}
 	ws, resp, err := websocket.Dial(ctx, url, &websocket.DialOptions{
-		HTTPClient:   o.HTTPClient,
-		HTTPHeader:   o.Header,
-		Subprotocols: o.Subprotocols,
+		HTTPClient:      o.HTTPClient,
+		HTTPHeader:      o.Header,
+		Subprotocols:    o.Subprotocols,
+		CompressionMode: mode,
 	})
 	if err != nil {
 		return nil, resp, err

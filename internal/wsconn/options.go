@@ -26,6 +26,12 @@ type Options struct {
 	// ReadLimit bounds a message that comes in, in bytes. The default is 64 KiB.
 	ReadLimit int64
 
+	// Compress accepts permessage-deflate (RFC 7692), with no context takeover either way,
+	// from clients that offer it and leave us a window of 32 KiB. ReadLimit then bounds what
+	// a message inflates to. Which frames go out deflated is the sender's choice: see
+	// [Frame.Deflate].
+	Compress bool
+
 	// QueueMessages and QueueBytes bound what came by Send and waits for one connection.
 	// SendWait adds a batch, of any size, while at most half of both waits in all, so a
 	// connection may hold the bound, half the bound and one such batch; what SendNow is

@@ -53,6 +53,9 @@ func (c *Conn) read(ctx context.Context) (Opcode, []byte, error) {
 		return 0, nil, err
 	}
 	p, err := c.readMessage(r)
+	if err == nil && c.lost != nil {
+		err = c.lost // nhooyr takes a deflated message that was cut short for a whole one
+	}
 	return Opcode(typ), p, err
 }
 

@@ -1,0 +1,72 @@
+package wsconn
+
+import (
+	"compress/flate"
+	"sync"
+)
+
+// rsv1Bit marks a message that is deflated (RFC 7692, section 6).
+const rsv1Bit = 0x40
+
+// syncTail ends what a deflater flushes, and is left out of a message (RFC 7692, section
+// 7.2.1).
+const syncTail = "\x00\x00\xff\xff"
+
+// A deflater is 1.2 MB, whatever it deflates. Its level is the fastest: a message is
+// deflated once for all, so time on a room's loop counts for more than some bytes.
+type deflater struct {
+	w   *flate.Writer
+	out sliceWriter
+}
+
+type sliceWriter []byte
+
+func (s *sliceWriter) Write(p []byte) (int, error) {
+	*s = append(*s, p...)
+	return len(p), nil
+}
+
+var deflaters = sync.Pool{New: func() any {
+	d := new(deflater)
+	d.w, _ = flate.NewWriter(&d.out, flate.BestSpeed) // fails for an unknown level only
+	return d
+}}
+
+// Deflate returns the frame deflated, for connections whose Deflates is true, with no
+// context of messages before it. It returns f itself where its payload has less than
+// threshold bytes, or would not become smaller.
+func (f *Frame) Deflate(threshold int) *Frame {
+	payload := f.Bytes[headerSize(f.Bytes):]
+	if len(payload) < threshold {
+		return f
+	}
+	d := deflaters.Get().(*deflater)
+	defer deflaters.Put(d)
+	d.out = d.out[:0]
+	if cap(d.out) > messageSizes[len(messageSizes)-1] {
+		d.out = nil // a large message is no reason to hold its memory
+	}
+	d.w.Reset(&d.out)
+	_, _ = d.w.Write(payload) // nothing that can fail is below it
+	_ = d.w.Flush()
+	deflated := d.out[:len(d.out)-len(syncTail)]
+	if len(deflated) >= len(payload) {
+		return f
+	}
+	g := *f
+	g.Bytes = AppendFrame(make([]byte, 0, maxHeader+len(deflated)), Opcode(f.Bytes[0]&0x0F), deflated)
+	g.Bytes[0] |= rsv1Bit
+	return &g
+}
+
+// headerSize is the length of an unmasked frame's header.
+func headerSize(frame []byte) int {
+	switch frame[1] {
+	case 126:
+		return 2 + 2
+	case 127:
+		return 2 + 8
+	default:
+		return 2
+	}
+}
