@@ -175,6 +175,7 @@ type Hub struct {
 	published atomic.Uint64
 	slow      atomic.Uint64
 	counts    room.Counts
+	readers   wsconn.Readers
 
 	goroutines sync.WaitGroup
 	ctx        context.Context // ends when the last client has gone: the room loops, the sweeper
@@ -429,6 +430,7 @@ func (h *Hub) Shutdown(ctx context.Context) error {
 	h.stop()
 	h.goroutines.Wait()
 	h.reader.Close()
+	h.readers.Close()
 	h.mu.Lock()
 	h.state = closed
 	clear(h.rooms)

@@ -21,8 +21,8 @@
 //
 // The socket has an owner while it is written to: the goroutine whose Send tries to write
 // at once, or the writer, a goroutine that lives until the queue is empty. Who finds it
-// owned leaves what it has in the queue. At rest a connection has no owner and no goroutine
-// of this package; nhooyr has one.
+// owned leaves what it has in the queue. At rest a connection has no owner, no goroutine of
+// this package and, between messages, nothing of nhooyr's: see [Readers].
 package wsconn
 
 import (
@@ -32,8 +32,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"nhooyr.io/websocket"
 )
 
 var (
@@ -72,8 +70,10 @@ func (e *CloseError) Unwrap() error { return e.Err }
 // other methods may be called concurrently.
 type Conn struct {
 	conn        net.Conn
-	try         tryWriter // nil: no fast path
-	ws          *websocket.Conn
+	try         tryWriter  // nil: no fast path
+	socket      *rawSocket // nil: no descriptor to wait on
+	readers     *Readers   // nil: none are shared
+	readLimit   int64
 	subprotocol string
 	deflates    bool
 
@@ -85,9 +85,12 @@ type Conn struct {
 	lastRead atomic.Int64 // nanoseconds after accepted
 
 	// Reading goroutine only.
-	early     []byte // came in one segment with the request, not read yet
-	lost      error  // the transport's read error
-	nhooyr    int    // the code of the close frame that nhooyr wanted to send
+	input     []byte  // arrived, and not given to a reader yet
+	inputBuf  *[]byte // where not nil, input is in it, and freeMessage takes it back
+	small     []byte  // where input comes with no descriptor
+	reader    *reader // nil while the connection is at rest
+	lost      error   // the transport's read error
+	nhooyr    int     // the code of the close frame that nhooyr wanted to send
 	message   *[]byte
 	readError error // Read failed, and fails again
 
@@ -125,6 +128,8 @@ func newConn(o *Options, subprotocol string) *Conn {
 		writeTimeout: or(o.WriteTimeout, defaultWriteTimeout),
 		closeTimeout: or(o.CloseTimeout, defaultCloseTimeout),
 		gapFrame:     o.GapFrame,
+		readers:      o.Readers,
+		readLimit:    or(o.ReadLimit, defaultReadLimit),
 		accepted:     time.Now(),
 		closing:      make(chan struct{}),
 		flushed:      make(chan struct{}),
@@ -133,7 +138,8 @@ func newConn(o *Options, subprotocol string) *Conn {
 }
 
 func (c *Conn) start(conn net.Conn, early []byte) {
-	c.conn, c.try, c.early = conn, newTryWriter(conn), early
+	c.conn, c.socket, c.input = conn, newRawSocket(conn), early
+	c.try = newTryWriter(conn, c.socket)
 	if tcp, ok := below(conn).(*net.TCPConn); ok && c.try == nil {
 		tcp.SetWriteBuffer(queueOnlySndbuf)
 	}
@@ -280,7 +286,10 @@ func (c *Conn) Finish() {
 	}
 	c.conn.Close()
 	c.writer.Wait()
-	c.ws.CloseNow()
+	c.dropReader()
+	if c.inputBuf != nil {
+		c.consume(len(c.input))
+	}
 	close(c.finished)
 }
 

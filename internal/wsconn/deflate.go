@@ -2,6 +2,9 @@ package wsconn
 
 import (
 	"compress/flate"
+	"slices"
+	"strconv"
+	"strings"
 	"sync"
 )
 
@@ -69,4 +72,36 @@ func headerSize(frame []byte) int {
 	default:
 		return 2
 	}
+}
+
+// deflateAnswer agrees on permessage-deflate with no context takeover both ways.
+const deflateAnswer = "permessage-deflate; client_no_context_takeover; server_no_context_takeover"
+
+// offersDeflate tells whether one of the offers of a Sec-WebSocket-Extensions header is one
+// that deflateAnswer may answer (RFC 7692, section 7.1). A client may always be told to keep no
+// context, and inflating takes any window of its; but a smaller window for what we deflate,
+// which was made for all, can't be promised.
+func offersDeflate(fields []string) bool {
+	for _, offer := range tokens(fields) {
+		params := strings.Split(offer, ";")
+		if strings.TrimSpace(params[0]) == "permessage-deflate" && !slices.ContainsFunc(params[1:], refusedParam) {
+			return true
+		}
+	}
+	return false
+}
+
+func refusedParam(param string) bool {
+	name, value, has := strings.Cut(strings.TrimSpace(param), "=")
+	name, value = strings.TrimSpace(name), strings.Trim(strings.TrimSpace(value), `"`)
+	switch name {
+	case "client_no_context_takeover", "server_no_context_takeover":
+		return has
+	case "client_max_window_bits":
+		bits, err := strconv.Atoi(value)
+		return has && (err != nil || bits < 8 || bits > 15)
+	case "server_max_window_bits":
+		return value != "15"
+	}
+	return true
 }

@@ -26,6 +26,10 @@ type Options struct {
 	// ReadLimit bounds a message that comes in, in bytes. The default is 64 KiB.
 	ReadLimit int64
 
+	// Readers are shared by all connections whose options have them. Nil is none: then each
+	// message costs a new one.
+	Readers *Readers
+
 	// Compress accepts permessage-deflate (RFC 7692), with no context takeover either way,
 	// from clients that offer it and leave us a window of 32 KiB. ReadLimit then bounds what
 	// a message inflates to. Which frames go out deflated is the sender's choice: see

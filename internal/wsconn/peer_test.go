@@ -234,15 +234,15 @@ func tlsPair(t testing.TB, o *Options) (*Conn, *peer) {
 	return accept(t, tlsServer, tlsClient, o)
 }
 
-// readAll is a reading goroutine: it reads until Read fails, and finishes.
-type reader struct {
+// A reading is a goroutine that reads until Read fails, and finishes.
+type reading struct {
 	done     chan struct{}
 	messages []frame
 	err      error
 }
 
-func startReader(t testing.TB, c *Conn) *reader {
-	r := &reader{done: make(chan struct{})}
+func startReader(t testing.TB, c *Conn) *reading {
+	r := &reading{done: make(chan struct{})}
 	go func() {
 		defer close(r.done)
 		for {
@@ -259,7 +259,7 @@ func startReader(t testing.TB, c *Conn) *reader {
 }
 
 // closed waits for the end and returns why.
-func (r *reader) closed(t testing.TB) *CloseError {
+func (r *reading) closed(t testing.TB) *CloseError {
 	t.Helper()
 	<-r.done
 	var ce *CloseError

@@ -2,11 +2,8 @@ package wsconn
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"io"
-	"net"
-	"os"
 	"sync"
 	"time"
 	"unicode/utf8"
@@ -48,11 +45,29 @@ func (c *Conn) Read(ctx context.Context) (Opcode, []byte, error) {
 var errNotUTF8 = errors.New("text is not UTF-8")
 
 func (c *Conn) read(ctx context.Context) (Opcode, []byte, error) {
-	typ, r, err := c.ws.Reader(ctx)
+	if c.reader == nil {
+		if err := c.await(ctx); err != nil {
+			return 0, nil, err
+		}
+		if err := c.attach(); err != nil {
+			return 0, nil, err
+		}
+	}
+	op, p, err := c.readWith(ctx, c.reader)
+	if err != nil {
+		c.dropReader()
+		return 0, nil, err
+	}
+	c.detach()
+	return op, p, nil
+}
+
+func (c *Conn) readWith(ctx context.Context, r *reader) (Opcode, []byte, error) {
+	typ, m, err := r.ws.Reader(ctx)
 	if err != nil {
 		return 0, nil, err
 	}
-	p, err := c.readMessage(r)
+	p, err := c.readMessage(m)
 	if err == nil && c.lost != nil {
 		err = c.lost // nhooyr takes a deflated message that was cut short for a whole one
 	}
@@ -192,54 +207,3 @@ func (c *Conn) drainInput() {
 		}
 	}
 }
-
-// A transport is the connection as nhooyr sees it. Its Read gives what came with the
-// request first. What nhooyr writes are control frames, one a Write: pongs go their way,
-// and of a close frame only its code is noted.
-type transport struct{ c *Conn }
-
-func (t *transport) Read(p []byte) (int, error) {
-	c := t.c
-	if len(c.early) > 0 {
-		n := copy(p, c.early)
-		if c.early = c.early[n:]; len(c.early) == 0 {
-			c.early = nil
-		}
-		return n, nil
-	}
-	n, err := c.conn.Read(p)
-	if n > 0 {
-		c.lastRead.Store(int64(time.Since(c.accepted)))
-		return n, nil // an error comes again
-	}
-	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) { // the deadline is ours: wakeReader
-		c.lost = err
-	}
-	return 0, err
-}
-
-func (t *transport) Write(p []byte) (int, error) {
-	switch p[0] & 0x0F {
-	case opPong:
-		t.c.sendPong(p)
-	case opClose:
-		if len(p) >= 4 {
-			t.c.nhooyr = int(binary.BigEndian.Uint16(p[2:]))
-		}
-	}
-	return len(p), nil
-}
-
-// Close ends a Read that waits, and leaves the transport to Finish.
-func (t *transport) Close() error {
-	t.c.mu.Lock()
-	defer t.c.mu.Unlock()
-	t.c.wakeReader()
-	return nil
-}
-
-func (t *transport) LocalAddr() net.Addr              { return t.c.conn.LocalAddr() }
-func (t *transport) RemoteAddr() net.Addr             { return t.c.conn.RemoteAddr() }
-func (t *transport) SetDeadline(time.Time) error      { return nil }
-func (t *transport) SetReadDeadline(time.Time) error  { return nil }
-func (t *transport) SetWriteDeadline(time.Time) error { return nil }

@@ -11,17 +11,20 @@ type tryWriter interface {
 	TryWrite(p []byte) (n int, err error)
 }
 
-// noFastPath switches the fast path off, so that tests can run all they have over the
-// queue, which is all that TLS and Windows have.
+// noFastPath switches off what needs a descriptor, or a TryWrite, so that tests can run all
+// they have over what TLS and Windows have.
 var noFastPath = os.Getenv("HUB_NO_FASTPATH") == "1"
 
 // newTryWriter returns nil where conn has no write that never waits.
-func newTryWriter(conn net.Conn) tryWriter {
+func newTryWriter(conn net.Conn, socket *rawSocket) tryWriter {
 	if noFastPath {
 		return nil
 	}
 	if t, ok := conn.(tryWriter); ok {
 		return t
 	}
-	return newRawWriter(conn)
+	if socket != nil {
+		return socket
+	}
+	return nil
 }

@@ -3,24 +3,36 @@
 package wsconn
 
 import (
+	"io"
 	"net"
+	"os"
 	"syscall"
 )
 
-// rawWriter is TryWrite over a socket's descriptor. Its fields are the caller's, who
-// owns the socket: a closure for each write would be an allocation for each write.
-type rawWriter struct {
+// A rawSocket writes and reads a socket's descriptor. Its fields are the caller's: those of
+// TryWrite its who owns the socket, those of read the reading goroutine's. A closure for each
+// call would be an allocation for each call.
+type rawSocket struct {
 	raw syscall.RawConn
-	p   []byte
-	n   int
-	err error
-	fn  func(fd uintptr) bool // rw.write
+
+	p       []byte
+	n       int
+	err     error
+	writeFn func(fd uintptr) bool // s.write
+
+	in     *[]byte
+	inN    int
+	inErr  error
+	readFn func(fd uintptr) bool // s.readNow
 }
 
-// newRawWriter returns nil where conn is not itself a socket. A type that embeds
+// newRawSocket returns nil where conn is not itself a socket. A type that embeds
 // *net.TCPConn has its SyscallConn too, but may have another Write (encryption, say):
 // hence the exact types.
-func newRawWriter(conn net.Conn) tryWriter {
+func newRawSocket(conn net.Conn) *rawSocket {
+	if noFastPath {
+		return nil
+	}
 	var raw syscall.RawConn
 	var err error
 	switch conn := conn.(type) {
@@ -34,34 +46,70 @@ func newRawWriter(conn net.Conn) tryWriter {
 	if err != nil {
 		return nil
 	}
-	w := &rawWriter{raw: raw}
-	w.fn = w.write
-	return w
+	s := &rawSocket{raw: raw}
+	s.writeFn, s.readFn = s.write, s.readNow
+	return s
 }
 
-func (w *rawWriter) TryWrite(p []byte) (int, error) {
-	w.p, w.n, w.err = p, 0, nil
-	err := w.raw.Write(w.fn)
-	w.p = nil
+func (s *rawSocket) TryWrite(p []byte) (int, error) {
+	s.p, s.n, s.err = p, 0, nil
+	err := s.raw.Write(s.writeFn)
+	s.p = nil
 	if err == nil {
-		err = w.err
+		err = s.err
 	}
-	return w.n, err
+	return s.n, err
 }
 
 // write tells that it is done whatever happened: the poller is not to wait.
-func (w *rawWriter) write(fd uintptr) bool {
+func (s *rawSocket) write(fd uintptr) bool {
 	for {
-		n, err := syscall.Write(int(fd), w.p)
+		n, err := syscall.Write(int(fd), s.p)
 		switch err {
 		case nil:
-			w.n = n
+			s.n = n
 		case syscall.EINTR:
 			continue
 		case syscall.EAGAIN:
 		default:
-			w.err = err
+			s.err = err
 		}
+		return true
+	}
+}
+
+// read waits for input and returns it in a buffer, which is freeMessage's. While it waits
+// it holds none.
+func (s *rawSocket) read() (buf *[]byte, n int, err error) {
+	err = s.raw.Read(s.readFn)
+	buf, n = s.in, s.inN
+	if err == nil {
+		err = s.inErr
+	}
+	s.in, s.inN, s.inErr = nil, 0, nil
+	return buf, n, err
+}
+
+// readNow tells the poller to wait where there is nothing yet.
+func (s *rawSocket) readNow(fd uintptr) bool {
+	buf := newMessage(messageSizes[1])
+	for {
+		n, err := syscall.Read(int(fd), *buf)
+		switch {
+		case err == syscall.EINTR:
+			continue
+		case err == syscall.EAGAIN:
+			freeMessage(buf)
+			return false
+		case n > 0:
+			s.in, s.inN = buf, n
+			return true
+		case err == nil:
+			s.inErr = io.EOF
+		default:
+			s.inErr = os.NewSyscallError("read", err)
+		}
+		freeMessage(buf)
 		return true
 	}
 }

@@ -1,0 +1,192 @@
+package wsconn
+
+import (
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// What a connection gets at rest, in whatever pieces it comes: pings are answered, and what is
+// not right is refused, as by a reader.
+func TestInputAtRest(t *testing.T) {
+	ping := func(s string) string { return string(maskedFrame(0x89, s)) }
+	pong := func(s string) string { return string(maskedFrame(0x8A, s)) }
+	text := func(s string) string { return string(maskedFrame(0x81, s)) }
+	bye := string(maskedFrame(0x88, "\x03\xe8"))
+	protocol := closing(1002, "protocol error")
+	long := strings.Repeat("p", 125)
+	for _, tt := range []struct {
+		name, input string
+		messages    []string
+		pongs       []string // the last is sure to come, and those that do are in order
+		end         frame
+	}{
+		{"nothing", bye, nil, nil, closing(1000, "")},
+		{"a ping", ping("a") + bye, nil, []string{"a"}, closing(1000, "")},
+		{"an empty ping", ping("") + bye, nil, []string{""}, closing(1000, "")},
+		{"the longest ping", ping(long) + bye, nil, []string{long}, closing(1000, "")},
+		{"pongs nobody asked for", pong("") + pong("x") + pong(long) + bye, nil, nil, closing(1000, "")},
+		{"pings and messages", ping("a") + text("one") + pong("x") + ping("b") + text("two") + ping("c") + bye, []string{"one", "two"}, []string{"a", "b", "c"}, closing(1000, "")},
+		{"a ping inside a message", string(maskedFrame(0x01, "on")) + ping("a") + string(maskedFrame(0x80, "e")) + bye, []string{"one"}, []string{"a"}, closing(1000, "")},
+		{"a ping that is not masked", "\x89\x01a" + text("one"), nil, nil, protocol},
+		{"a ping in fragments", string(maskedFrame(0x09, "a")) + bye, nil, nil, protocol},
+		{"a ping with a reserved bit", string(maskedFrame(0xC9, "a")) + bye, nil, nil, protocol},
+		{"a ping that is too long", ping(long+"p") + bye, nil, nil, protocol},
+		{"a pong with a long length", "\x8a\xfe\x00\x01\x00\x00\x00\x00a" + text("one"), []string{"one"}, nil, frame{}},
+	} {
+		if tt.end.op == 0 {
+			continue // nhooyr takes lengths that are not minimal
+		}
+		for _, step := range []int{1, 2, 7, 1 << 20} {
+			t.Run(fmt.Sprintf("%s, %d at a time", tt.name, step), func(t *testing.T) {
+				onBothPaths(t, func(t *testing.T) {
+					var readers Readers
+					defer readers.Close()
+					c, p := tcpPair(t, &Options{Readers: &readers})
+					r := startReader(t, c)
+					go func() {
+						for s := tt.input; s != ""; {
+							n := min(step, len(s))
+							io.WriteString(p, s[:n])
+							s = s[n:]
+							runtime.Gosched()
+						}
+					}()
+					all, err := p.rest()
+					require.Equal(t, io.EOF, err)
+					require.NotEmpty(t, all)
+					last := len(all) - 1
+					require.Equal(t, tt.end.String(), all[last].String())
+					var pongs []string
+					for _, f := range all[:last] {
+						require.EqualValues(t, 10, f.op)
+						pongs = append(pongs, f.payload)
+					}
+					require.True(t, isSubsequence(pongs, tt.pongs), "pongs %q", pongs)
+					if len(tt.pongs) > 0 {
+						require.NotEmpty(t, pongs)
+						require.Equal(t, tt.pongs[len(tt.pongs)-1], pongs[len(pongs)-1])
+					}
+					p.Close()
+					<-r.done
+					var got []string
+					for _, m := range r.messages {
+						got = append(got, m.payload)
+					}
+					require.Equal(t, tt.messages, got)
+				})
+			})
+		}
+	}
+}
+
+func isSubsequence(some, all []string) bool {
+	for _, s := range all {
+		if len(some) > 0 && some[0] == s {
+			some = some[1:]
+		}
+	}
+	return len(some) == 0
+}
+
+// Connections that share readers never see each other's bytes, whatever they break off.
+func TestReadersAreShared(t *testing.T) {
+	var readers Readers
+	before := runtime.NumGoroutine()
+	var wg sync.WaitGroup
+	for i := range 40 {
+		o := &Options{Readers: &readers, Compress: i%4 == 0, ReadLimit: 20_000}
+		pair := tcpPair
+		if o.Compress {
+			pair = deflating
+		}
+		c, p := pair(t, o)
+		r := startReader(t, c)
+		rng := rand.New(rand.NewPCG(uint64(i), 1))
+		var want []string
+		var input strings.Builder
+		for n := range 60 {
+			s := strings.Repeat(fmt.Sprintf("%d says %d. ", i, n), rng.IntN(40))
+			want = append(want, s)
+			head, payload := byte(0x81), s
+			if o.Compress && n%2 == 0 {
+				head, payload = 0xC1, deflateAll(t, s)
+			}
+			if k := len(payload) / 2; n%3 == 0 {
+				input.Write(maskedFrame(head&^0x80, payload[:k]))
+				input.Write(maskedFrame(0x89, "ping"))
+				input.Write(maskedFrame(0x80, payload[k:]))
+			} else {
+				input.Write(maskedFrame(head, payload))
+			}
+		}
+		end := []string{
+			string(maskedFrame(0x88, "\x03\xe8")),
+			string(maskedFrame(0x81, "cut off in the middle"))[:12],
+			"\x81\x03not masked",
+			string(maskedFrame(0x82, strings.Repeat("big", 10_000))),
+		}[i/4%4]
+		input.WriteString(end)
+		wg.Go(func() { io.Copy(io.Discard, p.r) })
+		wg.Go(func() {
+			for s := input.String(); s != ""; {
+				n := min(1+rng.IntN(700), len(s))
+				io.WriteString(p, s[:n])
+				s = s[n:]
+				runtime.Gosched()
+			}
+			p.CloseWrite()
+			<-r.done
+			p.Close()
+			if len(r.messages) != len(want) {
+				t.Errorf("connection %d got %d messages, want %d: %v", i, len(r.messages), len(want), r.err)
+				return
+			}
+			for k := range want {
+				if r.messages[k].payload != want[k] {
+					t.Errorf("connection %d, message %d: %.100q, want %.100q", i, k, r.messages[k].payload, want[k])
+				}
+			}
+		})
+	}
+	wg.Wait()
+	readers.mu.Lock()
+	require.LessOrEqual(t, len(readers.free), maxReaders)
+	readers.mu.Unlock()
+	readers.Close()
+	for runtime.NumGoroutine() > before { // who fails here hangs until the test's deadline
+		runtime.Gosched()
+	}
+}
+
+// A connection that has read and waits holds no reader, and what holds one is given back.
+func TestRestHoldsNoReader(t *testing.T) {
+	var readers Readers
+	defer readers.Close()
+	c, p := tcpPair(t, &Options{Readers: &readers})
+	for i := range 3 {
+		p.send(t, 1, "hello")
+		_, m, err := c.Read(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, "hello", string(m))
+		require.Nil(t, c.reader, "after message %d", i)
+		require.Len(t, readers.free, 1)
+	}
+	p.Write(append(maskedFrame(0x81, "one"), maskedFrame(0x81, "two")...))
+	_, _, err := c.Read(t.Context())
+	require.NoError(t, err)
+	require.NotNil(t, c.reader, "it has the second message")
+	_, m, err := c.Read(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, "two", string(m))
+	require.Nil(t, c.reader)
+	c.Abort()
+	c.Finish()
+}
+
