@@ -48,6 +48,7 @@ func TestDeflatedForOthers(t *testing.T) {
 				to.deflate = true
 				alice := dial(t, to, "?name=alice", d.subprotocol)
 				defer alice.Drop()
+				d.expect(t, alice, d.joined("alice"))
 				bob := dial(t, to, "?name=bob", d.subprotocol)
 				defer bob.Drop()
 				d.expect(t, alice, d.joined("bob"))
