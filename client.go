@@ -39,7 +39,8 @@ type Client struct {
 	session string // secret; "" where the service gave the user
 	query   wire.Query
 	door    int
-	key     uint32
+	key     uint32        // chooses the fan-out's worker
+	jitter  time.Duration // 64ths of a tick of the sweeper
 
 	// The reading goroutine only.
 	gate *gate.Gate
@@ -189,7 +190,7 @@ func (c *Client) identify(r *http.Request) error {
 		return &badRequest{err}
 	}
 	c.query = q
-	c.key = mrand.Uint32()
+	c.jitter = time.Duration(mrand.Int64N(64))
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.who.Client = "c-" + strings.ToLower(rand.Text()[:16]) // 80 bits
@@ -488,7 +489,7 @@ func (c *Client) sweep(now time.Time, tick time.Duration) {
 	if since := time.Unix(0, busy); since.After(last) { // it could not hear the client before
 		last = since
 	}
-	jitter := tick * time.Duration(c.key%64) / 64 // clients of one moment are not pinged in one moment
+	jitter := tick * c.jitter / 64 // clients of one moment are not pinged in one moment
 	switch silent := now.Sub(last); {
 	case silent >= c.cfg.deadAfter:
 		conn.Abort()

@@ -436,6 +436,9 @@ func (st *stay) enter(since broker.Cursor, resume bool, history int) error {
 		st.loop.Free()
 		return err
 	}
+	if st.home {
+		c.key = st.loop.Key()
+	}
 	j.Key = c.key
 	limits := c.limits(st)
 	j.Welcome = func(start broker.Cursor, members []broker.Member, count int) *wsconn.Frame {

@@ -21,17 +21,37 @@ const (
 	// Doors is how many encodings a message may go out in: two, and each deflated.
 	Doors = 4
 
-	// MaxJobs is how many sends of one group may wait for one worker; with a batch
-	// of up to 64 messages each, a worker is at most 512 messages behind a room.
-	MaxJobs = 8
+	// MaxWaiting is from how many messages on, waiting for one worker, a group is full. They
+	// are counted, not the sends: a room whose messages come one by one would be full while
+	// hardly anything waits, and its worker could make no batches of them.
+	MaxWaiting = 512
 
 	// slice is how many clients of one lane a worker serves before it turns to the
 	// next lane: at 5 to 10 µs for a write, others wait for about 1 ms.
 	slice = 128
+
+	// maxMerge and maxMergeBytes bound what a worker that is behind makes one batch of: as
+	// many messages as a room takes at once, and what goes out with one system call.
+	maxMerge      = 64
+	maxMergeBytes = 64 << 10
+
+	// keepJobs is the largest list of jobs that a lane keeps while it has none.
+	keepJobs = 16
 )
 
 // Batches are the same messages for each door. A nil batch is nothing to send.
 type Batches [Doors]*wsconn.Batch
+
+// weight is how many messages the batches are.
+func (b *Batches) weight() int32 {
+	n := 1
+	for _, door := range b {
+		if door != nil {
+			n = max(n, len(door.Frames))
+		}
+	}
+	return int32(n)
+}
 
 // A Receiver is a client. Its worker calls Receive, which must not block. With must
 // the batch is owed to the client (what it gets on joining, an answer), and no bound
@@ -44,8 +64,15 @@ type Receiver interface {
 type Member struct {
 	to    Receiver
 	lane  uint32
-	index int  // its worker only: where it stands in the lane
-	live  bool // its worker only: it gets messages, not presence alone
+	index int // its worker only: where it stands in the lane
+}
+
+// A slot is a member in its lane. A worker goes through thousands of them: what it needs for
+// each lies side by side.
+type slot struct {
+	to     Receiver
+	member *Member
+	live   bool // it gets messages, not presence alone
 }
 
 // NewMember returns a place for a receiver; all members of one receiver have the
@@ -153,11 +180,11 @@ func (g *Group) Flush(done func()) {
 	}
 }
 
-// Full says that a worker has MaxJobs sends of this group waiting. Ready has a
-// value once it may have changed.
+// Full says that a worker has MaxWaiting messages of this group waiting. Ready has a value
+// once it may have changed.
 func (g *Group) Full() bool {
 	for _, l := range g.lanes {
-		if l.waiting.Load() >= MaxJobs {
+		if l.waiting.Load() >= MaxWaiting {
 			return true
 		}
 	}
@@ -183,6 +210,7 @@ const (
 
 type job struct {
 	op     op
+	weight int32 // messages that count as waiting
 	member *Member
 	b      *Batches
 	left   *atomic.Int32
@@ -194,15 +222,15 @@ type lane struct {
 	w       *worker
 	ready   chan struct{}
 	count   int          // room loop only: members, as the loop has it
-	waiting atomic.Int32 // sends not yet finished
+	waiting atomic.Int32 // messages of sends that are not finished
 
 	jobs   []job // guarded by w.mu
 	queued bool  // guarded by w.mu: the lane is in the run queue or being served
 
-	members []*Member // worker only
-	current []job     // worker only: taken from jobs
-	at      int       // worker only: the job in current
-	next    int       // worker only: the member that the job has come to
+	members []slot // worker only
+	current []job  // worker only: taken from jobs
+	at      int    // worker only: the job in current
+	next    int    // worker only: the member that the job has come to
 }
 
 // push must only be called from the room's loop.
@@ -213,7 +241,8 @@ func (l *lane) push(j job) {
 	case opRemove:
 		l.count--
 	case opSend, opSendAll, opSendTo:
-		l.waiting.Add(1)
+		j.weight = j.b.weight()
+		l.waiting.Add(j.weight)
 	}
 	w := l.w
 	w.mu.Lock()
@@ -276,7 +305,7 @@ func (w *worker) serve(l *lane) {
 			w.mu.Lock()
 			if len(l.jobs) == 0 {
 				l.queued = false
-				if cap(l.current) > 2*MaxJobs { // a burst of joins is no reason to hold its memory
+				if cap(l.current) > keepJobs { // a burst of joins is no reason to hold its memory
 					l.current, l.jobs = nil, nil
 				}
 				l.current, l.at = l.current[:0], 0
@@ -286,12 +315,74 @@ func (w *worker) serve(l *lane) {
 			l.current, l.jobs = l.jobs, l.current[:0]
 			l.at = 0
 			w.mu.Unlock()
+			merged := merge(l.current)
+			clear(l.current[len(merged):])
+			l.current = merged
 		}
 		budget -= l.step(budget)
 	}
 	w.mu.Lock()
 	w.queue = append(w.queue, l)
 	w.mu.Unlock()
+}
+
+// merge makes one job of sends that follow one another: who takes them all takes them with
+// one system call.
+func merge(jobs []job) []job {
+	kept := jobs[:0]
+	for len(jobs) > 0 {
+		n := mergeable(jobs)
+		first := jobs[0]
+		if n > 1 {
+			first.b = join(jobs[:n])
+			for _, j := range jobs[1:n] {
+				first.weight += j.weight
+			}
+		}
+		kept = append(kept, first)
+		jobs = jobs[n:]
+	}
+	return kept
+}
+
+// mergeable returns how many of the first jobs can be one, at least 1.
+func mergeable(jobs []job) int {
+	var frames, bytes [Doors]int
+	for i := range jobs {
+		j := &jobs[i]
+		if j.op != opSend || j.member != nil {
+			return max(i, 1)
+		}
+		for door, b := range j.b {
+			if b == nil {
+				continue
+			}
+			frames[door] += len(b.Frames)
+			bytes[door] += len(b.Bytes)
+			if frames[door] > maxMerge || bytes[door] > maxMergeBytes {
+				return max(i, 1)
+			}
+		}
+	}
+	return len(jobs)
+}
+
+// join is the batches of sends as one.
+func join(jobs []job) *Batches {
+	all := new(Batches)
+	for door := range all {
+		var batches [maxMerge]*wsconn.Batch
+		some := batches[:0]
+		for _, j := range jobs {
+			if b := j.b[door]; b != nil {
+				some = append(some, b)
+			}
+		}
+		if len(some) > 0 {
+			all[door] = wsconn.JoinBatches(some)
+		}
+	}
+	return all
 }
 
 // step does the current job for at most n members and returns how many it served,
@@ -301,17 +392,19 @@ func (l *lane) step(n int) int {
 	switch j.op {
 	case opAdd:
 		j.member.index = len(l.members)
-		l.members = append(l.members, j.member)
+		l.members = append(l.members, slot{to: j.member.to, member: j.member})
 		l.give(j.member, j.b, true)
 	case opLive:
-		j.member.live = true
+		if i := j.member.index; i >= 0 {
+			l.members[i].live = true
+		}
 		l.give(j.member, j.b, true)
 	case opRemove:
 		l.give(j.member, j.b, true)
 		l.remove(j.member)
 	case opSendTo:
 		l.give(j.member, j.b, false)
-		l.sent()
+		l.sent(j.weight)
 	case opFlush:
 		if j.left.Add(-1) == 0 {
 			j.done()
@@ -319,8 +412,9 @@ func (l *lane) step(n int) int {
 	case opSend, opSendAll:
 		end := min(l.next+n, len(l.members))
 		served := end - l.next
-		for _, m := range l.members[l.next:end] {
-			if m != j.member && (m.live || j.op == opSendAll) {
+		some := l.members[l.next:end]
+		for i := range some {
+			if m := &some[i]; (m.live || j.op == opSendAll) && m.member != j.member {
 				m.to.Receive(j.b, false)
 			}
 		}
@@ -331,16 +425,16 @@ func (l *lane) step(n int) int {
 		}
 		l.next = 0
 		l.at++
-		l.sent()
+		l.sent(j.weight)
 		return max(served, 1)
 	}
 	l.at++
 	return 1
 }
 
-// sent ends a send that counted as waiting.
-func (l *lane) sent() {
-	if l.waiting.Add(-1) == MaxJobs-1 {
+// sent ends a send of n messages.
+func (l *lane) sent(n int32) {
+	if left := l.waiting.Add(-n); left < MaxWaiting && left+n >= MaxWaiting {
 		select {
 		case l.ready <- struct{}{}:
 		default:
@@ -363,10 +457,10 @@ func (l *lane) remove(m *Member) {
 		return
 	}
 	l.members[m.index] = l.members[last]
-	l.members[m.index].index = m.index
-	l.members[last] = nil
+	l.members[m.index].member.index = m.index
+	l.members[last] = slot{}
 	l.members = l.members[:last]
-	m.index, m.live = -1, false
+	m.index = -1
 	if last == 0 {
 		l.members = nil
 	}

@@ -3,6 +3,7 @@ package fanout
 import (
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -154,19 +155,19 @@ func TestFullAndReady(t *testing.T) {
 			g.Add(m, nil)
 			g.Live(m, nil)
 		}
-		for range MaxJobs {
+		for range MaxWaiting {
 			require.False(t, g.Full())
 			g.Send(say("x"), nil)
 		}
 		require.True(t, g.Full(), "one worker is held up")
 		synctest.Wait()
-		require.Len(t, free.got, MaxJobs, "the other is not")
+		require.Len(t, free.got, MaxWaiting, "the other is not")
 		close(held.block)
 		for g.Full() {
 			<-g.Ready()
 		}
 		barrier(g)
-		require.Len(t, held.got, MaxJobs)
+		require.Len(t, held.got, MaxWaiting)
 		p.Close()
 	})
 }
@@ -180,7 +181,7 @@ func TestDirectMessagesCountInFull(t *testing.T) {
 	defer release() // also where the test fails
 	m := NewMember(held, 0)
 	g.Add(m, nil)
-	for range MaxJobs {
+	for range MaxWaiting {
 		require.False(t, g.Full())
 		g.SendTo(m, say("x"))
 	}
@@ -190,7 +191,7 @@ func TestDirectMessagesCountInFull(t *testing.T) {
 		<-g.Ready()
 	}
 	barrier(g)
-	require.Len(t, held.got, MaxJobs)
+	require.Len(t, held.got, MaxWaiting)
 }
 
 // Many rooms on one pool, from many loops.
@@ -249,3 +250,64 @@ func BenchmarkSend(b *testing.B) {
 		})
 	}
 }
+
+// What waits for a worker that is behind goes out in few batches, in order and whole, and no
+// batch is larger than a room's own may be.
+func TestSendsThatWaitAreMerged(t *testing.T) {
+	p := NewPool(1)
+	defer p.Close()
+	g := p.NewGroup()
+	entered, release := make(chan struct{}), make(chan struct{})
+	var calls [][]string
+	receive := func(b *Batches) {
+		if len(calls) == 0 {
+			close(entered)
+			<-release
+		}
+		var got []string
+		var bytes string
+		for _, f := range b[0].Frames {
+			got = append(got, string(f.Bytes))
+			bytes += string(f.Bytes)
+		}
+		if bytes != string(b[0].Bytes) {
+			t.Errorf("frames and bytes differ: %.100q", b[0].Bytes)
+		}
+		calls = append(calls, got)
+	}
+	m := NewMember(batchReceiver(receive), 0)
+	g.Add(m, nil)
+	g.Live(m, nil)
+	var want []string
+	send := func(s string) {
+		want = append(want, s)
+		g.Send(say(s), nil)
+	}
+	send("first")
+	<-entered
+	for i := range 200 {
+		send(fmt.Sprint("message ", i))
+	}
+	large := strings.Repeat("x", maxMergeBytes/2)
+	for i := range 3 {
+		send(fmt.Sprint(large, i))
+	}
+	g.SendTo(m, say("direct")) // nothing is merged over it
+	want = append(want, "direct")
+	send("last")
+	close(release)
+	barrier(g)
+	var got []string
+	for i, c := range calls {
+		require.LessOrEqual(t, len(c), maxMerge, "call %d", i)
+		got = append(got, c...)
+	}
+	require.Equal(t, want, got)
+	// 1, then 64 three times, 8 and one of the large ones, each of the others, direct, last.
+	require.Len(t, calls, 9)
+	require.EqualValues(t, 0, g.lanes[0].waiting.Load())
+}
+
+type batchReceiver func(*Batches)
+
+func (f batchReceiver) Receive(b *Batches, _ bool) { f(b) }

@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"math/rand/v2"
 	"sync/atomic"
 	"time"
 
@@ -73,6 +74,7 @@ type Loop struct {
 	announced chan announceResult
 	done      chan struct{}
 	places    atomic.Int64 // members and reservations
+	key       uint32       // of the room's first few clients
 	current   atomic.Pointer[Stream]
 
 	ctx    context.Context // ends with the loop; of what it starts
@@ -134,6 +136,7 @@ func Open(ctx context.Context, cfg Config) (*Loop, error) {
 		clients:   map[string]*Member{},
 		users:     map[string][]*Member{},
 		reasons:   map[string]departed{},
+		key:       rand.Uint32(),
 	}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	l.current.Store(l.stream(l.pos.Epoch))

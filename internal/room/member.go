@@ -3,6 +3,7 @@ package room
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
 	"sync/atomic"
 	"time"
 
@@ -110,6 +111,19 @@ func (l *Loop) Reserve() error {
 
 // Free gives back a reserved place that no Join filled.
 func (l *Loop) Free() { l.places.Add(-1) }
+
+// few is how many clients of a room have one worker: for so few writes, waking another
+// one costs more than it saves.
+const few = 32
+
+// Key returns a key for a client whose place is reserved: for the first few the same, so
+// that small rooms are one worker's work, and then any.
+func (l *Loop) Key() uint32 {
+	if l.places.Load() <= few {
+		return l.key
+	}
+	return rand.Uint32()
+}
 
 // Join makes a client a member, and live if it has caught up: then it gets every
 // message after j.At. Where it is not live, the caller sends what follows j.At, and

@@ -69,8 +69,30 @@ func (e *CloseError) Unwrap() error { return e.Err }
 // A Conn is a socket, server's side. Read and Finish belong to the reading goroutine; the
 // other methods may be called concurrently.
 type Conn struct {
+	// What a send looks at lies in two cache lines: a room's next message finds few of its
+	// thousands of connections in the cache.
+	mu          sync.Mutex // guards what follows up to conn; never held over a write
+	owned       bool       // somebody writes to the socket, or is about to
+	closeBegun  bool       // somebody began to write the close frame: nothing may follow
+	isFlushed   bool       // flushed is closed
+	ping        bool       // a ping waits
+	partialKept bool       // Send's bound does not count partial
+	peerClosed  bool       // Read has come to the peer's close frame
+	finishing   bool       // Finish has begun: the read deadline is its own
+
+	end        *CloseError // how the connection ended: who sets it first, wins
+	try        tryWriter   // not changed once set; nil: no fast path
+	partial    []byte      // the rest of a frame that was begun: goes first
+	pong       []byte      // a pong that waits
+	closeFrame []byte      // the close frame, until somebody begins to write it
+	queue      queue       // data that waits
+
+	inFlight     load          // data that is not in the queue any more, and not known to be written
+	inFlightKept load          // of that, what Send's bound does not count
+	lowWater     chan struct{} // where not nil, somebody waits for the queue to be half empty
+	closeBy      time.Time     // when the close frame must be written
+
 	conn        net.Conn
-	try         tryWriter  // nil: no fast path
 	socket      *rawSocket // nil: no descriptor to wait on
 	readers     *Readers   // nil: none are shared
 	readLimit   int64
@@ -98,26 +120,6 @@ type Conn struct {
 	flushed  chan struct{} // closed when nothing will be written any more
 	finished chan struct{} // closed when Finish is done
 	writer   sync.WaitGroup
-
-	mu         sync.Mutex // guards what follows; never held over a write
-	owned      bool       // somebody writes to the socket, or is about to
-	queue      queue      // data that waits
-	partial    []byte     // the rest of a frame that was begun: goes first
-	pong       []byte     // a pong that waits
-	ping       bool       // a ping waits
-	closeFrame []byte     // the close frame, until somebody begins to write it
-	closeBegun bool       // somebody has: nothing may follow
-
-	inFlight     load // data that is not in the queue any more, and not known to be written
-	inFlightKept load // of that, what Send's bound does not count
-	partialKept  bool // it does not count partial
-
-	lowWater   chan struct{} // where not nil, somebody waits for the queue to be half empty
-	end        *CloseError   // how the connection ended: who sets it first, wins
-	closeBy    time.Time     // when the close frame must be written
-	peerClosed bool          // Read has come to the peer's close frame
-	finishing  bool          // Finish has begun: the read deadline is its own
-	isFlushed  bool          // flushed is closed
 }
 
 func newConn(o *Options, subprotocol string) *Conn {

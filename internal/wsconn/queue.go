@@ -36,9 +36,9 @@ func (l load) minus(m load) load { return load{l.frames - m.frames, l.bytes - m.
 
 // A queue is a ring of what waits for the socket. The zero value is empty.
 type queue struct {
+	n     int    // items, gaps among them
 	ring  []item // its length is a power of two
 	head  int
-	n     int // items, gaps among them
 	gaps  int
 	bytes int
 	kept  load // those of the items that no policy may drop

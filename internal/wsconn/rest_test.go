@@ -189,4 +189,3 @@ func TestRestHoldsNoReader(t *testing.T) {
 	c.Abort()
 	c.Finish()
 }
-

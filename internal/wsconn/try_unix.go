@@ -18,7 +18,7 @@ type rawSocket struct {
 	p       []byte
 	n       int
 	err     error
-	writeFn func(fd uintptr) bool // s.write
+	writeFn func(fd uintptr) // s.write
 
 	in     *[]byte
 	inN    int
@@ -53,7 +53,7 @@ func newRawSocket(conn net.Conn) *rawSocket {
 
 func (s *rawSocket) TryWrite(p []byte) (int, error) {
 	s.p, s.n, s.err = p, 0, nil
-	err := s.raw.Write(s.writeFn)
+	err := s.raw.Control(s.writeFn) // not its Write: that makes ready to wait, and nothing waits here
 	s.p = nil
 	if err == nil {
 		err = s.err
@@ -61,10 +61,9 @@ func (s *rawSocket) TryWrite(p []byte) (int, error) {
 	return s.n, err
 }
 
-// write tells that it is done whatever happened: the poller is not to wait.
-func (s *rawSocket) write(fd uintptr) bool {
+func (s *rawSocket) write(fd uintptr) {
 	for {
-		n, err := syscall.Write(int(fd), s.p)
+		n, err := writeNow(fd, s.p)
 		switch err {
 		case nil:
 			s.n = n
@@ -74,7 +73,7 @@ func (s *rawSocket) write(fd uintptr) bool {
 		default:
 			s.err = err
 		}
-		return true
+		return
 	}
 }
 
