@@ -144,7 +144,7 @@ func (l *Loop) live(ctx context.Context, m *Member, at broker.Cursor) reply {
 func (l *Loop) ask(ctx context.Context, r request) reply {
 	r.reply = make(chan reply, 1)
 	select {
-	case l.requests <- r:
+	case l.inbox <- func() { l.answer(r) }:
 	case <-l.done:
 		return reply{err: ErrStopped}
 	case <-ctx.Done():
@@ -170,7 +170,7 @@ func (l *Loop) ask(ctx context.Context, r request) reply {
 func (l *Loop) Leave(m *Member, reason string, linger bool, last *wsconn.Frame) {
 	r := leaving{m: m, reason: reason, linger: linger, last: last, done: make(chan struct{})}
 	select {
-	case l.leaves <- r:
+	case l.inbox <- func() { l.leave(r) }:
 		<-r.done
 	case <-l.done:
 	}
