@@ -124,6 +124,7 @@ func newConn(o *Options, subprotocol string) *Conn {
 		writeTimeout: or(o.WriteTimeout, defaultWriteTimeout),
 		closeTimeout: or(o.CloseTimeout, defaultCloseTimeout),
 		gapFrame:     o.GapFrame,
+		queue:        queue{tell: o.GapFrame != nil},
 		accepted:     time.Now(),
 		closing:      make(chan struct{}),
 		flushed:      make(chan struct{}),

@@ -44,6 +44,10 @@ type Frame struct {
 	// Seq is the message's position in the stream and Prev the one before it. A
 	// frame with Seq 0 is a signal: it may be dropped with no gap told.
 	Prev, Seq uint64
+
+	// Key, where not "", lets LatestPerKey drop the frame for a newer one of the same key
+	// and stream. Without a stream the key is the connection's own.
+	Key string
 }
 
 // NewFrame encodes a message, with one allocation for its bytes.

@@ -11,6 +11,11 @@ import "slices"
 // makes no connection slow. A queue in which nothing of Send waits takes any batch
 // (Disconnect) or any frame (DropOldest). Once the connection is closing, Send fails
 // with ErrClosed.
+//
+// LatestPerKey is DropOldest that begins before the bound: a frame with a key drops the
+// one of its stream and key that waits, and a gap tells of it as of any. The newest stands
+// where it came, at the end. What was begun, what was sent by another policy or way, and
+// frames without a key are not replaced.
 func (c *Conn) Send(b *Batch, p Policy) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -21,14 +26,14 @@ func (c *Conn) Send(b *Batch, p Policy) error {
 		return nil
 	case c.free():
 		return c.trySend(b, p, false)
-	case p == DropOldest:
-		return c.queueDropping(b)
+	case p != Disconnect:
+		return c.queueDropping(b, p)
 	}
 	waits := c.queue.sent().plus(c.inFlight.minus(c.inFlightKept))
 	if waits.frames > 0 && c.above(waits.plus(load{len(b.Frames), len(b.Bytes)})) {
 		return ErrFull
 	}
-	c.push(b, false)
+	c.push(b, p, false)
 	c.kick()
 	return nil
 }
@@ -51,7 +56,7 @@ func (c *Conn) sendKept(b *Batch) error {
 	case c.free():
 		return c.trySend(b, Disconnect, true)
 	}
-	c.push(b, true)
+	c.push(b, Disconnect, true)
 	c.kick()
 	return nil
 }
@@ -77,54 +82,72 @@ func (c *Conn) trySend(b *Batch, p Policy, keep bool) error {
 		rest = rest[1:]
 	}
 	for _, f := range slices.Backward(rest) { // before what came meanwhile
-		c.queue.pushFront(item{frame: f, keep: keep})
+		c.queue.pushFront(item{frame: f, keep: keep, slow: p})
 	}
-	if p == DropOldest {
+	if p != Disconnect {
 		c.trim(b)
 	}
 	return nil
 }
 
-func (c *Conn) push(b *Batch, keep bool) {
+func (c *Conn) push(b *Batch, p Policy, keep bool) {
 	for _, f := range b.Frames {
-		c.queue.push(item{frame: f, keep: keep})
+		c.queue.push(item{frame: f, keep: keep, slow: p})
 	}
 }
 
 // queueDropping queues b and keeps the bound. What is in flight does not count here: it
 // can't be dropped any more, and would leave no room for what is newer. mu is held.
-func (c *Conn) queueDropping(b *Batch) error {
+func (c *Conn) queueDropping(b *Batch, p Policy) error {
 	if c.queue.gaps >= c.maxFrames {
 		return ErrFull // streams without end, each with a gap
 	}
+	more := load{len(b.Frames), len(b.Bytes)}
+	if p == LatestPerKey {
+		more = more.minus(c.replace(b))
+	}
 	for _, f := range b.Frames {
-		for f.Stream != nil && c.over(len(b.Frames), len(b.Bytes)) && c.drop(f.Stream) {
+		for f.Stream != nil && c.over(more) && c.queue.dropOldest(f.Stream) {
 		}
 	}
-	if c.queue.sent().frames > 0 && c.over(len(b.Frames), len(b.Bytes)) && slices.ContainsFunc(b.Frames, func(f *Frame) bool { return f.Stream == nil }) {
+	if c.queue.sent().frames > 0 && c.over(more) && slices.ContainsFunc(b.Frames, func(f *Frame) bool { return f.Stream == nil }) {
 		return ErrFull
 	}
-	c.push(b, false)
+	c.push(b, p, false)
 	c.trim(b)
 	c.kick()
 	return nil
+}
+
+// replace drops what b's frames replace, before the bound is looked at. Frames without a
+// stream are left to push, as ErrFull must not cost them anything: replace returns what
+// will go with them. mu is held.
+func (c *Conn) replace(b *Batch) (later load) {
+	for _, f := range b.Frames {
+		switch {
+		case f.Key == "":
+		case f.Stream != nil:
+			c.queue.replace(f)
+		default:
+			if old := c.queue.waiting(f); old != nil {
+				later = later.plus(load{1, len(old.Bytes)})
+			}
+		}
+	}
+	return later
 }
 
 // trim drops frames of b's streams until the queue is within its bound, or only one
 // frame of Send waits. mu is held.
 func (c *Conn) trim(b *Batch) {
 	for _, f := range b.Frames {
-		for f.Stream != nil && c.over(0, 0) && c.queue.sent().frames-c.queue.gaps > 1 && c.drop(f.Stream) {
+		for f.Stream != nil && c.over(load{}) && c.queue.sent().frames-c.queue.gaps > 1 && c.queue.dropOldest(f.Stream) {
 		}
 	}
 }
 
-func (c *Conn) drop(stream any) bool { return c.queue.drop(stream, c.gapFrame != nil) }
-
 // over tells whether so much more is more than the queue may hold of Send. mu is held.
-func (c *Conn) over(frames, bytes int) bool {
-	return c.above(c.queue.sent().plus(load{frames, bytes}))
-}
+func (c *Conn) over(more load) bool { return c.above(c.queue.sent().plus(more)) }
 
 func (c *Conn) above(l load) bool { return l.frames > c.maxFrames || l.bytes > c.maxBytes }
 
