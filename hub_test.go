@@ -169,6 +169,7 @@ func (w *world) tryDial(room, query string, json bool) (*peer, error) {
 // An event is any event of the JSON door; fields that it lacks are zero.
 type event struct {
 	Type, Room, ID, Cursor, Recovery, Code, Reason, Message string
+	Key                                                     string
 	Session, User, Name, Client                             string
 	Seq, Prev, After, Before                                uint64
 	Missed, Reached                                         *int
@@ -744,6 +745,140 @@ func TestSlowClientMissesTheOldestAndIsTold(t *testing.T) {
 	}, hub.WithSlowPolicy(hub.DropOldest), hub.WithHistory(1000, time.Hour))
 }
 
+// A stalled client of a room of cursors and prices gets the last of each key, the end, and is
+// told which of the kept messages it misses.
+func TestSlowClientGetsTheLatestOfEachKey(t *testing.T) {
+	var clients sync.Map
+	inBubble(t, func(w *world) {
+		slow, hi := w.enter("board", "name=slow")
+		alice, a := w.enter("board", "name=alice")
+		bob, _ := w.enter("board", "name=bob")
+		tab, _ := w.enter("board", "name=alice&session="+a.Session)
+		var reading []<-chan struct{}
+		for _, p := range []*peer{alice, bob, tab} {
+			reading = append(reading, p.listen())
+		}
+		room, err := w.hub.Room("board")
+		require.NoError(t, err)
+		var client *hub.Client // slow's
+		clients.Range(func(_, v any) bool {
+			if c := v.(*hub.Client); c.ID() == hi.Client {
+				client = c
+			}
+			return true
+		})
+		slow.raw.Stall(true)
+		w.publish("board", strings.Repeat("x", 10_000), 20) // more than the socket takes
+		synctest.Wait()
+		const rounds = 300
+		service := func(key, format string, i int) hub.Message {
+			m := hub.Text(fmt.Sprintf(format, i))
+			m.Key = key
+			return m
+		}
+		for i := range rounds {
+			alice.sendf(`{"type":"publish","data":"alice at %d","key":"cursor"}`, i)
+			tab.sendf(`{"type":"publish","data":"alice at %d, in her tab","key":"cursor"}`, i)
+			bob.sendf(`{"type":"publish","data":"bob at %d","key":"cursor"}`, i)
+			bob.sendf(`{"type":"publish","data":"bob drags %d","key":"cursor","to":{"user":%q}}`, i, hi.User)
+			alice.sendf(`{"type":"typing","on":%t}`, i%2 == 0)
+			bob.sendf(`{"type":"typing","on":%t}`, i%2 == 1)
+			_, err := room.Publish(context.Background(), service("cursor", "cursor of the service %d", i))
+			require.NoError(t, err)
+			require.NoError(t, room.Broadcast(context.Background(), service("price", "price %d", i)))
+			require.NoError(t, client.Send(service("price", "price for you %d", i)))
+			synctest.Wait()
+		}
+		_, err = room.Publish(context.Background(), hub.Text("end"))
+		require.NoError(t, err)
+		synctest.Wait()
+		require.Zero(t, w.hub.Stats().Slow)
+		slow.raw.Stall(false)
+
+		seq, gaps, got := hi.Seq, 0, map[string]int{}
+		for {
+			e := slow.event()
+			switch e.Type {
+			case "gap":
+				require.Equal(t, seq, e.After)
+				require.Equal(t, int(e.Before-e.After-1), *e.Missed)
+				seq = e.Before - 1
+				gaps++
+				continue
+			case "message":
+				require.Equal(t, seq, e.Prev, "what is missing was told")
+				seq = e.Seq
+			case "typing":
+				got[fmt.Sprint(e.Member.Name, " types ", e.On)]++
+				continue
+			case "joined":
+				continue
+			}
+			text, _, _ := strings.Cut(e.text(), ", in her tab")
+			if text == "end" {
+				break
+			}
+			if !strings.HasPrefix(text, "xxx") {
+				got[text]++
+			}
+		}
+		require.Equal(t, map[string]int{
+			"bob at 299": 1, "bob drags 299": 1, "alice types false": 1, "bob types true": 1,
+			"cursor of the service 299": 1, "price 299": 1, "price for you 299": 1, "alice at 299": 1,
+		}, got, "each user's keys are its own, and its connections share them")
+		require.Equal(t, 1, gaps, "what goes before the last of each key")
+		for _, p := range []*peer{slow, alice, bob, tab} {
+			p.leave()
+		}
+		for _, done := range reading {
+			<-done
+		}
+	}, hub.WithSlowPolicy(hub.LatestPerKey), hub.WithPublishRate(0, 0), hub.WithOnJoin(func(c *hub.Client, _ *hub.Room) {
+		clients.Store(c, c)
+	}))
+}
+
+func TestKeys(t *testing.T) {
+	inBubble(t, func(w *world) {
+		alice, _ := w.enter("lobby", "name=alice")
+		alice.send(`{"type":"publish","id":"1","data":"x","key":"k"}`)
+		require.Equal(t, "k", alice.until("message").Key)
+		alice.send(`{"type":"publish","id":"1","data":"x","key":"k"}`)
+		for !alice.until("ack").Duplicate {
+		}
+		for _, key := range []string{`"l"`, `""`} {
+			alice.sendf(`{"type":"publish","id":"1","data":"x","key":%s}`, key)
+			require.Equal(t, "id_reused", alice.until("error").Code, "another payload")
+		}
+		alice.sendf(`{"type":"publish","id":"2","data":"x","key":%q}`, strings.Repeat("k", 65))
+		require.Equal(t, "bad_request", alice.until("error").Code)
+		alice.send(`{"type":"history","limit":1}`)
+		require.Equal(t, "k", alice.until("history").Messages[0].Key)
+
+		room, err := w.hub.Room("lobby")
+		require.NoError(t, err)
+		for _, key := range []string{strings.Repeat("k", 65), "\xff"} {
+			m := hub.Text("x")
+			m.Key = key
+			_, err := room.Publish(context.Background(), m)
+			require.ErrorContains(t, err, "key")
+			require.ErrorContains(t, room.Broadcast(context.Background(), m), "key")
+		}
+		m := hub.Text("x")
+		m.Key = "s"
+		require.NoError(t, room.Broadcast(context.Background(), m))
+		require.Equal(t, "s", alice.until("signal").Key)
+		alice.send(`{"type":"publish","data":"handled","key":"mine"}`)
+		require.Equal(t, "mine, says the handler", alice.until("message").Key)
+		alice.leave()
+	}, hub.WithHandler(func(in *hub.Incoming) error {
+		if string(in.Message.Data) == "handled" {
+			in.Message.Key += ", says the handler"
+		}
+		return nil
+	}))
+}
+
 // Promise: nobody's input hurts others.
 func TestInputHurtsNobodyElse(t *testing.T) {
 	inBubble(t, func(w *world) {
@@ -1033,7 +1168,7 @@ func TestSeveralRoomsOnOneConnection(t *testing.T) {
 // says exactly what is missing. The faults are the seed's.
 func TestStreamsUnderFaults(t *testing.T) {
 	for seed := range uint64(8) {
-		for _, policy := range []hub.SlowPolicy{hub.Disconnect, hub.DropOldest} {
+		for _, policy := range []hub.SlowPolicy{hub.Disconnect, hub.DropOldest, hub.LatestPerKey} {
 			t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 				streamsUnderFaults(t, seed, policy)
 			})
@@ -1055,6 +1190,9 @@ func streamsUnderFaults(t *testing.T, seed uint64, policy hub.SlowPolicy) {
 				for n := range each {
 					m := hub.Text(fmt.Sprintf("%d/%d %s", i, n, strings.Repeat("x", r.IntN(2000))))
 					m.ID = fmt.Sprintf("%d/%d", i, n)
+					if key := r.IntN(12); key < 8 { // others have none
+						m.Key = fmt.Sprint("key ", key)
+					}
 					receipt, err := lobby.Publish(context.Background(), m)
 					if err != nil {
 						t.Errorf("publish: %v", err)
@@ -2558,7 +2696,7 @@ func TestProtocolDocument(t *testing.T) {
 			{`{"type":"publish","id":"1","data":"x"}`, "ack"},
 			{`{"type":"publish","id":"1","data":"x"}`, "ack"},
 			{`{"type":"publish","id":"1","data":"y"}`, "error"},
-			{`{"type":"publish","data_base64":"AAE="}`, "message"},
+			{`{"type":"publish","data_base64":"AAE=","key":"k"}`, "message"},
 			{`{"type":"presence","id":"p"}`, "presence"},
 			{`{"type":"history","id":"h","limit":5}`, "history"},
 			{`{"type":"ping","id":"p"}`, "pong"},

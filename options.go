@@ -262,6 +262,24 @@ var (
 	// DropOldest drops the room's oldest messages that wait for the client, and tells
 	// it which in a gap event.
 	DropOldest = SlowPolicy{wsconn.DropOldest}
+	// LatestPerKey is for what only matters as it is now: cursors, prices, who types.
+	//
+	//	h := hub.New(hub.WithSlowPolicy(hub.LatestPerKey))
+	//	...
+	//	price := hub.JSON(quote)
+	//	price.Key = "EURUSD"
+	//	err := room.Broadcast(ctx, price)
+	//
+	// Of the messages that wait for a client and have the same Key (up to 64 bytes of UTF-8;
+	// JSON clients give one in publish) only the latest waits, from the first on and not only
+	// when the queue is full. Those that were kept are told in a gap event; signals go untold.
+	// What has no key waits as ever, and at the queue's bound the policy is [DropOldest]. Of
+	// each member that types, the last typing event waits.
+	//
+	// A key belongs to its publisher, the message's From.User, so that no client can make
+	// another's messages go. Messages of the service, with no user in From, share their keys:
+	// a price has one key whoever publishes it.
+	LatestPerKey = SlowPolicy{wsconn.LatestPerKey}
 )
 
 // WithSlowPolicy sets what becomes of clients that are too slow for a room. The
