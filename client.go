@@ -116,6 +116,7 @@ func (c *Client) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // answered.
 func (c *Client) accept(w http.ResponseWriter, r *http.Request) (_ *stay, err error) {
 	opts := c.cfg.handshake()
+	opts.Budget = c.hub.budget
 	opts.GapFrame = func(stream any, after, before uint64, missed int) *wsconn.Frame {
 		return room.GapFrame(c.door)(stream, after, before, missed)
 	}

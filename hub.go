@@ -84,6 +84,7 @@ var (
 	errPanic        = errors.New("hub: a callback failed")
 	errTooMany      = errors.New("hub: too many connections")
 	errTooManyRooms = errors.New("hub: too many rooms are open")
+	errTooMuchWaits = errors.New("hub: too much waits for clients")
 )
 
 // The close codes that the hub uses (RFC 6455 section 7.4.1 and its registry).
@@ -172,6 +173,8 @@ type Hub struct {
 	reader    *catchup.Reader
 	node      string
 
+	budget *wsconn.Budget // of what waits for clients
+
 	published atomic.Uint64
 	slow      atomic.Uint64
 
@@ -211,6 +214,7 @@ func New(opts ...HubOption) *Hub {
 		cfg:     cfg,
 		broker:  cfg.broker,
 		node:    rand.Text(),
+		budget:  wsconn.NewBudget(cfg.queueTotal),
 		rooms:   map[string]*roomRef{},
 		held:    map[*Room]struct{}{},
 		clients: map[*Client]struct{}{},
@@ -354,6 +358,7 @@ type Stats struct {
 	Published uint64 // messages that were kept, since the hub was made
 	Delivered uint64 // batches offered to clients by the fan-out, since the hub was made
 	Slow      uint64 // clients closed for being slow, since the hub was made
+	Queued    int    // bytes that wait for clients now, as WithQueueTotal counts them
 }
 
 // Stats returns the counts of this moment.
@@ -365,6 +370,7 @@ func (h *Hub) Stats() Stats {
 		Rooms:     h.open,
 		Published: h.published.Load(),
 		Slow:      h.slow.Load(),
+		Queued:    h.budget.Used(),
 	}
 	if h.pool != nil {
 		s.Delivered = h.pool.Sent()
@@ -497,6 +503,9 @@ func (h *Hub) admit(c *Client) error {
 	if len(h.clients) >= h.cfg.maxClients {
 		return errTooMany
 	}
+	if h.budget.Spent() {
+		return errTooMuchWaits
+	}
 	if h.pool == nil {
 		h.pool = fanout.NewPool(0)
 		h.goroutines.Go(h.sweep)
@@ -535,8 +544,8 @@ func (h *Hub) end() {
 	}
 }
 
-// sweep looks for silent clients, until the hub ends. One goroutine does it for all:
-// a client at rest has no timer.
+// sweep looks for silent clients, and for those that hold too much of what may wait, until
+// the hub ends. One goroutine does it for all: a client at rest has no timer.
 func (h *Hub) sweep() {
 	tick := max(h.cfg.pingAfter/8, time.Millisecond)
 	t := time.NewTicker(tick)
@@ -547,10 +556,25 @@ func (h *Hub) sweep() {
 			for _, c := range h.snapshot() {
 				c.sweep(now, tick)
 			}
+			h.relieve() // what was begun may have kept it from getting far
+		case <-h.budget.Pressed():
+			h.relieve()
 		case <-h.ctx.Done():
 			return
 		}
 	}
+}
+
+// relieve makes room where too much waits for clients.
+func (h *Hub) relieve() {
+	closed := h.budget.Relieve(func(yield func(*wsconn.Conn) bool) {
+		for _, c := range h.snapshot() {
+			if conn := c.connection(); conn != nil && !yield(conn) {
+				return
+			}
+		}
+	}, CodeSlow, room.TooSlow)
+	h.slow.Add(uint64(closed))
 }
 
 // tryOpen is openLoop; a broker's panic is an error.

@@ -760,6 +760,7 @@ func TestSlowClientGetsTheLatestOfEachKey(t *testing.T) {
 		}
 		room, err := w.hub.Room("board")
 		require.NoError(t, err)
+		synctest.Wait()
 		var client *hub.Client // slow's
 		clients.Range(func(_, v any) bool {
 			if c := v.(*hub.Client); c.ID() == hi.Client {
@@ -826,7 +827,8 @@ func TestSlowClientGetsTheLatestOfEachKey(t *testing.T) {
 			"bob at 299": 1, "bob drags 299": 1, "alice types false": 1, "bob types true": 1,
 			"cursor of the service 299": 1, "price 299": 1, "price for you 299": 1, "alice at 299": 1,
 		}, got, "each user's keys are its own, and its connections share them")
-		require.Equal(t, 1, gaps, "what goes before the last of each key")
+		require.NotZero(t, gaps)
+		require.LessOrEqual(t, gaps, 2, "before the last of each key, and of alice's two where bob's is between them")
 		for _, p := range []*peer{slow, alice, bob, tab} {
 			p.leave()
 		}
@@ -877,6 +879,126 @@ func TestKeys(t *testing.T) {
 		}
 		return nil
 	}))
+}
+
+// Promise: bounded. What waits for all clients keeps the hub's bound, who takes what comes
+// misses nothing, and the others are told what they miss.
+func TestQueueTotal(t *testing.T) {
+	for name, policy := range map[string]hub.SlowPolicy{
+		"disconnect": hub.Disconnect, "drop oldest": hub.DropOldest, "latest per key": hub.LatestPerKey,
+	} {
+		t.Run(name, func(t *testing.T) { queueTotal(t, policy) })
+	}
+}
+
+func queueTotal(t *testing.T, policy hub.SlowPolicy) {
+	const total, rooms, stalled, messages = 1 << 20, 10, 6, 60
+	inBubble(t, func(w *world) {
+		var healthy sync.WaitGroup
+		var slow []*peer
+		for r := range rooms {
+			name := fmt.Sprint("room ", r)
+			p, _ := w.enter(name, "name=healthy")
+			healthy.Go(func() {
+				for seq := uint64(0); seq < messages; {
+					_, line, err := p.read()
+					var e event
+					if err == nil {
+						err = json.Unmarshal([]byte(line), &e)
+					}
+					if err != nil || e.Type == "gap" || e.Type == "message" && e.Prev != seq {
+						t.Errorf("%s, after seq %d: %v, %.100s", name, seq, err, line)
+						return
+					}
+					seq = max(seq, e.Seq)
+				}
+			})
+			for range stalled {
+				p, _ := w.enter(name, "name=slow")
+				p.raw.Stall(true)
+				slow = append(slow, p)
+			}
+		}
+		most := 0
+		for i := range messages {
+			for r := range rooms {
+				room, err := w.hub.Room(fmt.Sprint("room ", r))
+				require.NoError(t, err)
+				m := hub.Text(fmt.Sprint(i, strings.Repeat("x", 10_000)))
+				m.Key = fmt.Sprint("key ", i%40) // so many fit no bound
+				_, err = room.Publish(context.Background(), m)
+				require.NoError(t, err)
+				synctest.Wait()
+				most = max(most, w.hub.Stats().Queued)
+			}
+		}
+		require.Greater(t, most, total/2, "else it says little")
+		require.Less(t, most, total+rooms*stalled*192+11_000)
+		healthy.Wait()
+
+		told := 0
+		for _, p := range slow {
+			p.raw.Stall(false)
+			for seq := uint64(0); seq < messages; {
+				_, line, err := p.read()
+				var ce *wsconn.CloseError
+				if errors.As(err, &ce) {
+					require.Equal(t, 1013, ce.Code)
+					told++
+					break
+				}
+				var e event
+				require.NoError(t, json.Unmarshal([]byte(line), &e))
+				switch e.Type {
+				case "gap":
+					require.Equal(t, seq, e.After)
+					require.Equal(t, int(e.Before-e.After-1), *e.Missed)
+					seq = e.Before - 1
+					told++
+				case "message":
+					require.Equal(t, seq, e.Prev, "what is missing was told")
+					seq = e.Seq
+				}
+			}
+		}
+		require.GreaterOrEqual(t, told, len(slow)/2)
+		if policy == hub.Disconnect {
+			require.Equal(t, uint64(told), w.hub.Stats().Slow)
+		} else {
+			require.Zero(t, w.hub.Stats().Slow, "whom its policy lets stay, stays")
+		}
+		for _, p := range slow {
+			p.ws.CloseNow()
+		}
+		synctest.Wait()
+		require.Zero(t, w.hub.Stats().Queued)
+	}, hub.WithQueueTotal(total), hub.WithSlowPolicy(policy), hub.WithHistory(1000, time.Hour), hub.WithLogger(quiet),
+		hub.WithWriteTimeout(time.Hour))
+}
+
+// A client that is stalled in a room where nothing more is said makes room too, and until there
+// is some nobody is let in.
+func TestQueueTotalOfSilentRooms(t *testing.T) {
+	inBubble(t, func(w *world) {
+		slow, _ := w.enter("lobby", "name=slow")
+		bob, _ := w.enter("lobby", "name=bob")
+		bob.leave()
+		slow.raw.Stall(true)
+		w.publish("lobby", strings.Repeat("x", 2<<20), 1) // is begun: nobody can drop it
+		synctest.Wait()
+		if os.Getenv("HUB_NO_FASTPATH") != "1" { // there it may be dropped before it is begun
+			require.Greater(t, w.hub.Stats().Queued, 2<<20)
+			resp := w.get("/room/other", upgrade())
+			require.Equal(t, http.StatusServiceUnavailable, resp.StatusCode)
+			require.NotEmpty(t, resp.Header.Get("Retry-After"))
+		}
+		require.Equal(t, uint64(1), w.hub.Stats().Slow, "closed, though no message came for it")
+		elapse(15 * time.Second)
+		require.Zero(t, w.hub.Stats().Queued)
+		alice, _ := w.enter("other", "name=alice")
+		alice.leave()
+		slow.ws.CloseNow()
+	}, hub.WithQueueTotal(1<<20), hub.WithLogger(quiet))
 }
 
 // Promise: nobody's input hurts others.
@@ -1776,6 +1898,7 @@ func TestNonsensePanicsInTheConstructor(t *testing.T) {
 		"rate":          func() { hub.WithPublishRate(-1, 1) },
 		"burst":         func() { hub.WithPublishRate(1, 0) },
 		"queue":         func() { hub.WithQueue(1, 1) },
+		"queue total":   func() { hub.WithQueueTotal(1 << 10) },
 		"ping":          func() { hub.WithPing(time.Minute, time.Second) },
 		"logger":        func() { hub.WithLogger(nil) },
 		"handler":       func() { hub.WithHandler(nil) },

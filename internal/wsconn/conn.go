@@ -17,7 +17,8 @@
 //   - Memory is bounded. Of what waits, QueueMessages and QueueBytes bound what came by Send,
 //     and half of them and one batch what came by SendWait; what SendNow was given comes on
 //     top, and so do 64 KiB or one frame that is being written, and one batch that came when
-//     nothing waited, whatever its size.
+//     nothing waited, whatever its size. What waits for all connections together is bounded by
+//     their [Budget].
 //
 // The socket has an owner while it is written to: the goroutine whose Send tries to write
 // at once, or the writer, a goroutine that lives until the queue is empty. Who finds it
@@ -99,14 +100,15 @@ type Conn struct {
 	owned      bool       // somebody writes to the socket, or is about to
 	queue      queue      // data that waits
 	partial    []byte     // the rest of a frame that was begun: goes first
+	begun      item       // the data frame that partial is of; a control frame's has no frame
 	pong       []byte     // a pong that waits
 	ping       bool       // a ping waits
 	closeFrame []byte     // the close frame, until somebody begins to write it
 	closeBegun bool       // somebody has: nothing may follow
 
-	inFlight     load // data that is not in the queue any more, and not known to be written
-	inFlightKept load // of that, what Send's bound does not count
-	partialKept  bool // it does not count partial
+	inFlight     load   // data that is not in the queue any more, and not known to be written
+	inFlightKept load   // of that, what Send's bound does not count
+	flying       []item // the same, but for partial, which begun has
 
 	lowWater   chan struct{} // where not nil, somebody waits for the queue to be half empty
 	end        *CloseError   // how the connection ended: who sets it first, wins
@@ -124,7 +126,7 @@ func newConn(o *Options, subprotocol string) *Conn {
 		writeTimeout: or(o.WriteTimeout, defaultWriteTimeout),
 		closeTimeout: or(o.CloseTimeout, defaultCloseTimeout),
 		gapFrame:     o.GapFrame,
-		queue:        queue{tell: o.GapFrame != nil},
+		queue:        queue{tell: o.GapFrame != nil, tally: tally{budget: o.Budget}},
 		accepted:     time.Now(),
 		closing:      make(chan struct{}),
 		flushed:      make(chan struct{}),
@@ -229,6 +231,7 @@ func (c *Conn) setFlushed() {
 	}
 	c.isFlushed = true
 	c.queue.clear()
+	c.dropBegun()
 	c.partial, c.pong, c.ping, c.closeFrame = nil, nil, false, nil
 	c.inFlight, c.inFlightKept = load{}, load{}
 	close(c.flushed)

@@ -3,6 +3,7 @@ package wsconn
 import (
 	"encoding/binary"
 	"strings"
+	"sync/atomic"
 	"unicode/utf8"
 )
 
@@ -48,6 +49,8 @@ type Frame struct {
 	// Key, where not "", lets LatestPerKey drop the frame for a newer one of the same key
 	// and stream. Without a stream the key is the connection's own.
 	Key string
+
+	holders atomic.Int32 // connections that it waits for, where a Budget counts them
 }
 
 // NewFrame encodes a message, with one allocation for its bytes.

@@ -2,7 +2,6 @@ package wsconn
 
 import (
 	"fmt"
-	"iter"
 	"math/rand/v2"
 	"strings"
 	"testing"
@@ -11,20 +10,6 @@ import (
 	"github.com/chathub-go/hub/internal/memnet"
 	"github.com/stretchr/testify/require"
 )
-
-// items are what waits, in order.
-func (q *queue) items() iter.Seq[item] {
-	return func(yield func(item) bool) {
-		if q.n == 0 {
-			return
-		}
-		for i := q.nodes[0].next; i != 0; i = q.nodes[i].next {
-			if !yield(q.nodes[i].item) {
-				return
-			}
-		}
-	}
-}
 
 // keyed is a message of the room with a key, and price a signal.
 func (r *room) keyed(key string) *Frame {

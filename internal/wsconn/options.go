@@ -33,6 +33,10 @@ type Options struct {
 	// given comes on top, uncounted. The defaults are 256 and 1 MiB.
 	QueueMessages, QueueBytes int
 
+	// Budget bounds what waits for all connections that share it. Nil is no bound. A frame
+	// must not be sent to connections of different budgets.
+	Budget *Budget
+
 	// WriteTimeout is how long a write may take in which no byte moves, and how long
 	// after Close all of the queue and the close frame may take. The default is 10 s.
 	WriteTimeout time.Duration

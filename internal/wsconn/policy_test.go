@@ -250,7 +250,7 @@ func dropOldestMix(t *testing.T, rnd *rand.Rand) {
 		synctest.Wait()
 		c.mu.Lock()
 		waits, sent := c.queue.all(), load{}
-		for it := range c.queue.items() {
+		for it := range c.queue.each {
 			if !it.keep {
 				sent = sent.plus(load{1, it.bytes()})
 			}

@@ -54,7 +54,8 @@ func (l load) minus(m load) load { return load{l.frames - m.frames, l.bytes - m.
 // Lists are rings of nodes, linked by their index in nodes. That of the queue begins and
 // ends at node 0, that of a stream at a node that has no item.
 type queue struct {
-	tell bool // a gap takes the place of messages that are dropped
+	tell  bool // a gap takes the place of messages that are dropped
+	tally tally
 
 	nodes   []node
 	unused  int32 // a list by next; 0: none
@@ -113,6 +114,7 @@ func (q *queue) insert(it item, at int32) int32 {
 	q.nodes[i] = node{item: it, prev: q.nodes[at].prev, next: at}
 	q.nodes[q.nodes[i].prev].next = i
 	q.nodes[at].prev = i
+	q.tally.hold(it)
 	q.n++
 	q.bytes += it.bytes()
 	if it.keep {
@@ -156,8 +158,20 @@ func (q *queue) first() int32 {
 	return q.nodes[0].next
 }
 
-// pop takes the first item of a queue that is not empty.
+// each yields what waits, in order.
+func (q *queue) each(yield func(item) bool) {
+	for i := q.first(); i != 0; i = q.nodes[i].next {
+		if !yield(q.nodes[i].item) {
+			return
+		}
+	}
+}
+
+// pop takes the first item of a queue that is not empty. The tally still has it.
 func (q *queue) pop() item { return q.remove(q.nodes[0].next) }
+
+// discard lets an item go.
+func (q *queue) discard(i int32) { q.tally.letGo(q.remove(i)) }
 
 // remove takes an item out of the queue.
 func (q *queue) remove(i int32) item {
@@ -196,7 +210,12 @@ func (q *queue) reset() {
 }
 
 // clear lets everything go.
-func (q *queue) clear() { *q = queue{tell: q.tell} }
+func (q *queue) clear() {
+	for it := range q.each {
+		q.tally.letGo(it)
+	}
+	*q = queue{tell: q.tell, tally: q.tally}
+}
 
 // end returns the end of a stream's list, which is made where there is none.
 func (q *queue) end(name any) int32 {
@@ -264,7 +283,7 @@ func (q *queue) drop(i int32) {
 	f, older := nd.frame, nd.older
 	if !q.tell || f.Seq == 0 || f.Stream == nil {
 		last := q.n == 1
-		q.remove(i)
+		q.discard(i)
 		if !last {
 			q.merge(older)
 		}
@@ -273,7 +292,10 @@ func (q *queue) drop(i int32) {
 	q.unindex(i)
 	q.bytes += gapBytes - len(f.Bytes)
 	q.gaps++
+	was := nd.item
 	nd.frame, nd.gap = nil, &gap{stream: f.Stream, after: f.Prev, last: f.Seq, missed: 1}
+	q.tally.hold(nd.item)
+	q.tally.letGo(was)
 	if q.merge(older) {
 		i = older
 	}
@@ -294,7 +316,7 @@ func (q *queue) merge(i int32) bool {
 	}
 	g.last = next.last
 	g.missed += next.missed
-	q.remove(j)
+	q.discard(j)
 	return true
 }
 

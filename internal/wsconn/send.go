@@ -10,7 +10,8 @@ import "slices"
 // without a stream. The bound counts what came by Send: a page of history that waits
 // makes no connection slow. A queue in which nothing of Send waits takes any batch
 // (Disconnect) or any frame (DropOldest). Once the connection is closing, Send fails
-// with ErrClosed.
+// with ErrClosed. A [Budget] that is nearly spent makes the bound smaller; then Disconnect
+// fails with ErrBudget.
 //
 // LatestPerKey is DropOldest that begins before the bound: a frame with a key drops the
 // one of its stream and key that waits, and a gap tells of it as of any. The newest stands
@@ -30,8 +31,12 @@ func (c *Conn) Send(b *Batch, p Policy) error {
 		return c.queueDropping(b, p)
 	}
 	waits := c.queue.sent().plus(c.inFlight.minus(c.inFlightKept))
-	if waits.frames > 0 && c.above(waits.plus(load{len(b.Frames), len(b.Bytes)})) {
-		return ErrFull
+	if waits.frames > 0 {
+		if err := c.full(waits.plus(load{len(b.Frames), len(b.Bytes)})); err != nil {
+			return err
+		}
+	} else if c.spent() {
+		return ErrBudget
 	}
 	c.push(b, p, false)
 	c.kick()
@@ -78,8 +83,11 @@ func (c *Conn) trySend(b *Batch, p Policy, keep bool) error {
 	}
 	rest := b.Frames[i:]
 	if n > 0 {
-		c.keepRest(rest[0].Bytes[n:], keep)
+		c.keepRest(rest[0].Bytes[n:], item{frame: rest[0], keep: keep, slow: p})
 		rest = rest[1:]
+	}
+	if p == Disconnect && !keep && len(rest) > 0 && c.spent() {
+		return ErrBudget
 	}
 	for _, f := range slices.Backward(rest) { // before what came meanwhile
 		c.queue.pushFront(item{frame: f, keep: keep, slow: p})
@@ -110,8 +118,9 @@ func (c *Conn) queueDropping(b *Batch, p Policy) error {
 		for f.Stream != nil && c.over(more) && c.queue.dropOldest(f.Stream) {
 		}
 	}
-	if c.queue.sent().frames > 0 && c.over(more) && slices.ContainsFunc(b.Frames, func(f *Frame) bool { return f.Stream == nil }) {
-		return ErrFull
+	if err := c.full(c.queue.sent().plus(more)); err != nil && (c.queue.sent().frames > 0 || c.spent()) &&
+		slices.ContainsFunc(b.Frames, func(f *Frame) bool { return f.Stream == nil }) {
+		return err
 	}
 	c.push(b, p, false)
 	c.trim(b)
@@ -138,10 +147,10 @@ func (c *Conn) replace(b *Batch) (later load) {
 }
 
 // trim drops frames of b's streams until the queue is within its bound, or only one
-// frame of Send waits. mu is held.
+// frame of Send waits, none where the budget is spent. mu is held.
 func (c *Conn) trim(b *Batch) {
 	for _, f := range b.Frames {
-		for f.Stream != nil && c.over(load{}) && c.queue.sent().frames-c.queue.gaps > 1 && c.queue.dropOldest(f.Stream) {
+		for f.Stream != nil && c.over(load{}) && (c.queue.sent().frames-c.queue.gaps > 1 || c.spent()) && c.queue.dropOldest(f.Stream) {
 		}
 	}
 }
@@ -149,9 +158,9 @@ func (c *Conn) trim(b *Batch) {
 // over tells whether so much more is more than the queue may hold of Send. mu is held.
 func (c *Conn) over(more load) bool { return c.above(c.queue.sent().plus(more)) }
 
-func (c *Conn) above(l load) bool { return l.frames > c.maxFrames || l.bytes > c.maxBytes }
+func (c *Conn) above(l load) bool { return c.full(l) != nil }
 
-// low tells whether at most half of both bounds is queued, whoever sent it. mu is held.
+// low tells whether at most half of each bound is queued, whoever sent it. mu is held.
 func (c *Conn) low() bool {
 	waits := c.queue.all().plus(c.inFlight)
 	return !c.above(waits.plus(waits))
@@ -182,7 +191,7 @@ func (c *Conn) Ping() {
 	if n == 0 {
 		c.ping = true
 	} else {
-		c.keepRest(pingFrame[n:], true)
+		c.keepRest(pingFrame[n:], control)
 	}
 	c.handOver()
 }
@@ -204,7 +213,7 @@ func (c *Conn) sendPong(frame []byte) {
 	if n == 0 && !c.isFlushed {
 		c.pong = slices.Clone(frame)
 	} else {
-		c.keepRest(slices.Clone(frame[n:]), true)
+		c.keepRest(slices.Clone(frame[n:]), control)
 	}
 	c.handOver()
 }
@@ -220,7 +229,7 @@ func (c *Conn) writeClose() {
 	n := c.tryWrite(frame)
 	if n > 0 && !c.isFlushed {
 		c.closeFrame, c.closeBegun = nil, true
-		c.keepRest(frame[n:], true)
+		c.keepRest(frame[n:], control)
 		if n == len(frame) {
 			c.closeWritten()
 		}
