@@ -118,6 +118,7 @@ func (c *Client) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (c *Client) accept(w http.ResponseWriter, r *http.Request) (_ *stay, err error) {
 	opts := c.cfg.handshake()
 	opts.Readers = &c.hub.readers
+	opts.Budget = c.hub.budget
 	opts.GapFrame = func(stream any, after, before uint64, missed int) *wsconn.Frame {
 		return room.GapFrame(c.door)(stream, after, before, missed)
 	}
@@ -278,7 +279,8 @@ func (c *Client) allStays() []*stay {
 // Send sends a message to this client alone and keeps nothing. A plain client gets its
 // bytes as they are, in a text or binary frame; a JSON client a signal event. It does
 // not block: a client whose queue is full is [ErrSlowClient], one that has gone or is
-// not connected yet [ErrClosed].
+// not connected yet [ErrClosed]. Where the client's room has the policy [LatestPerKey], a
+// message with a key replaces one of Send with the same key that still waits.
 func (c *Client) Send(m Message) error {
 	if err := check(&m); err != nil {
 		return err
@@ -289,10 +291,14 @@ func (c *Client) Send(m Message) error {
 	}
 	f := room.RawFrame(m.Kind, m.Data)
 	if c.door == room.JSON {
-		s := broker.Signal{ID: m.ID, From: m.From, Kind: m.Kind, Data: m.Data, Time: time.Now()}
+		s := broker.Signal{ID: m.ID, From: m.From, Kind: m.Kind, Data: m.Data, Key: m.Key, Time: time.Now()}
 		f = room.Encode(func(b []byte) []byte { return wire.AppendSignal(b, &s) })
 	}
-	switch err := conn.Send(wsconn.NewBatch(f), wsconn.Disconnect); {
+	policy := wsconn.Disconnect
+	if m.Key != "" && c.cfg.slow == wsconn.LatestPerKey {
+		f.Key, policy = m.Key, wsconn.LatestPerKey
+	}
+	switch err := conn.Send(wsconn.NewBatch(f), policy); {
 	case errors.Is(err, wsconn.ErrFull):
 		return ErrSlowClient
 	case err != nil:
@@ -533,8 +539,9 @@ func (c *Client) inTurn(what string, callback func()) {
 type Incoming struct {
 	Client *Client
 	Room   *Room
-	// Message is what will be published. A handler may change its Kind and Data; its
-	// From is the client, and its ID the one that the client gave, if any.
+	// Message is what will be published. A handler may change its Kind, Data and Key; its
+	// From is the client, and its ID and Key those that the client gave, if any. The key is the
+	// client's user's own, whoever sets it; for one of the room's, see [Room.Publish].
 	Message Message
 	// ToUser or ToClient is set where the message is for one user or one connection
 	// only. It is then not kept.
@@ -556,7 +563,7 @@ func (in *Incoming) Publish(ctx context.Context) error {
 	to := broker.Target{User: in.ToUser, Client: in.ToClient}
 	if to != (broker.Target{}) {
 		n, err := in.Room.signal(ctx, &broker.Signal{
-			Type: room.SignalDirect, To: to, ID: m.ID, From: m.From, Kind: m.Kind, Data: m.Data,
+			Type: room.SignalDirect, To: to, ID: m.ID, From: m.From, Kind: m.Kind, Data: m.Data, Key: m.Key,
 		})
 		if err != nil {
 			return err
@@ -673,7 +680,7 @@ func (c *Client) tryPublish(cmd *wire.Command) *wire.Error {
 	}
 	in := &Incoming{
 		Client: c, Room: st.r, ToUser: cmd.To.User, ToClient: cmd.To.Client,
-		Message: Message{Room: name, ID: cmd.ID, From: c.who, Kind: cmd.Kind, Data: cmd.Data},
+		Message: Message{Room: name, ID: cmd.ID, From: c.who, Kind: cmd.Kind, Data: cmd.Data, Key: cmd.Key},
 	}
 	h := c.cfg.handler
 	if h == nil {

@@ -84,6 +84,7 @@ var (
 	errPanic        = errors.New("hub: a callback failed")
 	errTooMany      = errors.New("hub: too many connections")
 	errTooManyRooms = errors.New("hub: too many rooms are open")
+	errTooMuchWaits = errors.New("hub: too much waits for clients")
 )
 
 // The close codes that the hub uses (RFC 6455 section 7.4.1 and its registry).
@@ -172,6 +173,8 @@ type Hub struct {
 	reader    *catchup.Reader
 	node      string
 
+	budget *wsconn.Budget // of what waits for clients
+
 	published atomic.Uint64
 	slow      atomic.Uint64
 	counts    room.Counts
@@ -213,6 +216,7 @@ func New(opts ...HubOption) *Hub {
 		cfg:     cfg,
 		broker:  cfg.broker,
 		node:    rand.Text(),
+		budget:  wsconn.NewBudget(cfg.queueTotal),
 		rooms:   map[string]*roomRef{},
 		held:    map[*Room]struct{}{},
 		clients: map[*Client]struct{}{},
@@ -358,6 +362,7 @@ type Stats struct {
 	Slow      uint64 // clients closed for being slow, since the hub was made
 	Encoded   uint64 // messages and signals encoded: one for each door that needed it
 	Deflated  uint64 // of those, made smaller for clients with compression
+	Queued    int    // bytes that wait for clients now, as WithQueueTotal counts them
 }
 
 // Stats returns the counts of this moment.
@@ -371,6 +376,7 @@ func (h *Hub) Stats() Stats {
 		Slow:      h.slow.Load(),
 		Encoded:   h.counts.Encoded.Load(),
 		Deflated:  h.counts.Deflated.Load(),
+		Queued:    h.budget.Used(),
 	}
 	if h.pool != nil {
 		s.Delivered = h.pool.Sent()
@@ -504,6 +510,9 @@ func (h *Hub) admit(c *Client) error {
 	if len(h.clients) >= h.cfg.maxClients {
 		return errTooMany
 	}
+	if h.budget.Spent() {
+		return errTooMuchWaits
+	}
 	if h.pool == nil {
 		h.pool = fanout.NewPool(0)
 		h.goroutines.Go(h.sweep)
@@ -542,8 +551,8 @@ func (h *Hub) end() {
 	}
 }
 
-// sweep looks for silent clients, until the hub ends. One goroutine does it for all:
-// a client at rest has no timer.
+// sweep looks for silent clients, and for those that hold too much of what may wait, until
+// the hub ends. One goroutine does it for all: a client at rest has no timer.
 func (h *Hub) sweep() {
 	tick := max(h.cfg.pingAfter/8, time.Millisecond)
 	t := time.NewTicker(tick)
@@ -554,10 +563,25 @@ func (h *Hub) sweep() {
 			for _, c := range h.snapshot() {
 				c.sweep(now, tick)
 			}
+			h.relieve() // what was begun may have kept it from getting far
+		case <-h.budget.Pressed():
+			h.relieve()
 		case <-h.ctx.Done():
 			return
 		}
 	}
+}
+
+// relieve makes room where too much waits for clients.
+func (h *Hub) relieve() {
+	closed := h.budget.Relieve(func(yield func(*wsconn.Conn) bool) {
+		for _, c := range h.snapshot() {
+			if conn := c.connection(); conn != nil && !yield(conn) {
+				return
+			}
+		}
+	}, CodeSlow, room.TooSlow)
+	h.slow.Add(uint64(closed))
 }
 
 // tryOpen is openLoop; a broker's panic is an error.

@@ -20,7 +20,7 @@ import (
 )
 
 type (
-	// A Message is one message of a room: its Room, ID, From, Kind and Data, and, set by
+	// A Message is one message of a room: its Room, ID, From, Kind, Data and Key, and, set by
 	// the broker, its Time, Cursor and Prev ([broker.Message] has the details). One that
 	// the hub hands out is shared and must not be changed.
 	Message = broker.Message
@@ -118,9 +118,10 @@ func (r *Room) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 }
 
 // Publish keeps a message and sends it to everyone in the room, on all processes. The
-// fields Kind, Data, ID and From of m count; [Text], [JSON] and [Binary] make one.
+// fields Kind, Data, ID, Key and From of m count; [Text], [JSON] and [Binary] make one.
 // With an ID, a repeated call within the dedup window has one effect; the scope of the
-// ID is From.User in this room, and the zero From is the service itself. A nil error means
+// ID is From.User in this room, and the zero From is the service itself. The same is the scope
+// of the Key, of which see [LatestPerKey]. A nil error means
 // kept; an error that wraps a context's means that it may have been.
 func (r *Room) Publish(ctx context.Context, m Message) (Receipt, error) {
 	if err := check(&m); err != nil {
@@ -164,7 +165,7 @@ func (r *Room) Broadcast(ctx context.Context, m Message) error {
 	}
 	_, err := r.signal(ctx, &broker.Signal{
 		Type: room.SignalBroadcast, From: m.From, ID: m.ID, Kind: m.Kind,
-		Data: append([]byte(nil), m.Data...),
+		Data: append([]byte(nil), m.Data...), Key: m.Key,
 	})
 	return err
 }
@@ -184,6 +185,9 @@ func (r *Room) signal(ctx context.Context, s *broker.Signal) (reached int, err e
 
 // check makes a message of the service's valid.
 func check(m *Message) error {
+	if err := wire.ValidKey(m.Key); err != nil {
+		return fmt.Errorf("hub: key of the message %w", err)
+	}
 	switch m.Kind {
 	case KindBinary:
 		return nil

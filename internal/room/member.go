@@ -22,6 +22,9 @@ var ErrFull = errors.New("hub: room is full")
 // again later).
 const CodeSlow = 1013
 
+// TooSlow is the reason that goes with CodeSlow.
+const TooSlow = "too slow"
+
 // A Member is one client in one room.
 type Member struct {
 	Who  broker.Member
@@ -52,9 +55,13 @@ func (m *Member) Receive(b *fanout.Batches, must bool) {
 		_ = m.Conn.SendNow(batch) // fails only for who has gone
 		return
 	}
-	if err := m.Conn.Send(batch, m.Slow); errors.Is(err, wsconn.ErrFull) {
+	switch err := m.Conn.Send(batch, m.Slow); {
+	case errors.Is(err, wsconn.ErrBudget):
 		m.Lag.Add(1)
-		m.Conn.Close(CodeSlow, "too slow")
+		m.Conn.Shed(CodeSlow, TooSlow) // what waits for it is too much for the hub
+	case errors.Is(err, wsconn.ErrFull):
+		m.Lag.Add(1)
+		m.Conn.Close(CodeSlow, TooSlow)
 	}
 }
 
