@@ -39,13 +39,15 @@ type Client struct {
 	session string // secret; "" where the service gave the user
 	query   wire.Query
 	door    int
-	key     uint32        // chooses the fan-out's worker
-	jitter  time.Duration // 64ths of a tick of the sweeper
+	key     uint32 // chooses the fan-out's worker
+	phase   uint32 // when in a tick the sweeper looks at it
 
 	// The reading goroutine only.
 	gate *gate.Gate
 
-	pinged time.Time // the sweeper only: silence since when was answered with a ping
+	// The sweeper only.
+	pinged  time.Time // silence since when was answered with a ping
+	writing time.Time // when something was last seen to wait for the socket
 
 	settling sync.WaitGroup // catch-ups
 
@@ -191,7 +193,7 @@ func (c *Client) identify(r *http.Request) error {
 		return &badRequest{err}
 	}
 	c.query = q
-	c.jitter = time.Duration(mrand.Int64N(64))
+	c.phase = mrand.Uint32()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.who.Client = "c-" + strings.ToLower(rand.Text()[:16]) // 80 bits
@@ -484,7 +486,9 @@ func (c *Client) drain() {
 // drainSpread is over how long the clients of a hub that goes away come back.
 const drainSpread = 5 * time.Second
 
-// sweep pings a silent client, and cuts one that has been silent for too long.
+// sweep pings a silent client, and cuts one that has been silent for too long. While
+// something waits to be written, it is not silence that judges but the write's deadline:
+// one who takes a byte a second is alive, and will come to the ping behind what it was sent.
 func (c *Client) sweep(now time.Time, tick time.Duration) {
 	conn := c.connection()
 	busy := c.busy.Load()
@@ -495,11 +499,16 @@ func (c *Client) sweep(now time.Time, tick time.Duration) {
 	if since := time.Unix(0, busy); since.After(last) { // it could not hear the client before
 		last = since
 	}
-	jitter := tick * c.jitter / 64 // clients of one moment are not pinged in one moment
-	switch silent := now.Sub(last); {
-	case silent >= c.cfg.deadAfter:
+	if waiting, _ := conn.Queued(); waiting > 0 {
+		c.writing = now
+	}
+	alive := last
+	if c.writing.After(alive) {
+		alive = c.writing
+	}
+	if now.Sub(alive) >= c.cfg.deadAfter {
 		conn.Abort()
-	case silent >= c.cfg.pingAfter-jitter && !c.pinged.Equal(last):
+	} else if now.Sub(last) > c.cfg.pingAfter-tick && !c.pinged.Equal(last) { // the next look would be late
 		c.pinged = last
 		conn.Ping()
 	}

@@ -551,18 +551,32 @@ func (h *Hub) end() {
 	}
 }
 
-// sweep looks for silent clients, and for those that hold too much of what may wait, until
-// the hub ends. One goroutine does it for all: a client at rest has no timer.
+// sweepPhases are the moments of a tick at which the sweeper looks at some of the clients:
+// those that came in one moment are not pinged in one moment.
+const sweepPhases = 32
+
+// sweep looks for silent clients, at each once a tick, and for those that hold too much of
+// what may wait, until the hub ends. One goroutine does it for all: a client at rest has no
+// timer.
 func (h *Hub) sweep() {
 	tick := max(h.cfg.pingAfter/8, time.Millisecond)
-	t := time.NewTicker(tick)
+	phases := min(sweepPhases, tick/time.Millisecond)
+	t := time.NewTicker(tick / phases)
 	defer t.Stop()
-	for {
+	clients := make([][]*Client, phases)
+	for phase := 0; ; phase = (phase + 1) % len(clients) {
 		select {
 		case now := <-t.C:
-			for _, c := range h.snapshot() {
+			if phase == 0 {
+				for _, c := range h.snapshot() {
+					i := c.phase % uint32(phases)
+					clients[i] = append(clients[i], c)
+				}
+			}
+			for _, c := range clients[phase] {
 				c.sweep(now, tick)
 			}
+			clients[phase] = nil
 			h.relieve() // what was begun may have kept it from getting far
 		case <-h.budget.Pressed():
 			h.relieve()

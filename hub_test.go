@@ -1,6 +1,7 @@
 package hub_test
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -669,6 +670,74 @@ func TestSilentClientsArePingedThenDropped(t *testing.T) {
 		bob.leave()
 		<-read
 	})
+}
+
+// raw is a connection to a room's plain door after the handshake, which does nothing by itself.
+func (w *world) raw(room string) (*memnet.Conn, *bufio.Reader) {
+	w.t.Helper()
+	c, err := w.net.Dial(context.Background())
+	require.NoError(w.t, err)
+	_, err = fmt.Fprintf(c, "GET /room/%s HTTP/1.1\r\nHost: hub.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
+		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n", room)
+	require.NoError(w.t, err)
+	r := bufio.NewReaderSize(c, 256)
+	resp, err := http.ReadResponse(r, nil)
+	require.NoError(w.t, err)
+	require.Equal(w.t, http.StatusSwitchingProtocols, resp.StatusCode)
+	return c.(*memnet.Conn), r
+}
+
+func TestPingsAreSpread(t *testing.T) {
+	const clients = 1000
+	inBubble(t, func(w *world) {
+		start := time.Now()
+		var mu sync.Mutex
+		moments := map[time.Duration]int{}
+		var pinged sync.WaitGroup
+		for range clients {
+			c, r := w.raw("lobby")
+			pinged.Go(func() {
+				defer c.Close()
+				var head [2]byte
+				if _, err := io.ReadFull(r, head[:]); err != nil || head != [2]byte{0x89, 0} {
+					t.Errorf("got %x, %v, want a ping", head, err)
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				moments[time.Since(start)]++
+			})
+		}
+		require.Zero(t, time.Since(start), "they came in one moment")
+		pinged.Wait()
+		for at, n := range moments {
+			require.LessOrEqual(t, n, clients/10, "pings at %v", at)
+			require.LessOrEqual(t, at, 30*time.Second)
+			require.Greater(t, at, 26*time.Second)
+		}
+	}, hub.WithTextFormat(hub.RawText()))
+}
+
+// A client at rest costs one goroutine, its reader. Those of nhooyr's are lent to who is in
+// the middle of a message, and few are kept.
+func TestClientsAtRestCostOneGoroutineEach(t *testing.T) {
+	const clients, kept = 200, 64
+	count := func(n int) (goroutines int) {
+		inBubble(t, func(w *world) {
+			before := runtime.NumGoroutine()
+			for i := range n {
+				p := w.dial("lobby", "", i%2 == 0)
+				p.send(`{"type":"ping"}`) // it has been in the middle of a message
+			}
+			synctest.Wait()
+			goroutines = runtime.NumGoroutine() - before - n // each client's end has one too: nhooyr's
+			for _, p := range w.peers {
+				p.ws.CloseNow()
+			}
+		}, hub.WithTextFormat(hub.RawText()))
+		return goroutines
+	}
+	few := count(10)
+	require.LessOrEqual(t, count(10+clients)-few, clients+kept)
 }
 
 // Promise: bounded.

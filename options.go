@@ -160,8 +160,9 @@ func WithQueue(messages, bytes int) Option {
 
 // WithPing sets after how much silence from a client the hub sends a ping, and
 // after how much it takes the client for lost. The defaults are 30 s and 60 s. The
-// hub looks at its clients every eighth of the smallest time set for the hub, so both
-// may come that much late, and pings up to that much early.
+// hub looks at each client once in an eighth of the time set for the hub itself, at a moment
+// of its own: pings may come that much early, and the end that much late. While something
+// waits for a client that reads slowly, [WithWriteTimeout] alone judges whether it lives.
 func WithPing(after, dead time.Duration) Option {
 	need(after >= time.Millisecond && dead > after, "WithPing(%v, %v): at least 1 ms, and dead after the ping", after, dead)
 	return option(func(c *config) { c.pingAfter, c.deadAfter = after, dead })
