@@ -1,0 +1,136 @@
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// A kind is one way to serve rooms. Each serves /room/{room}: a text message that comes in
+// goes to every member of the room, its sender too.
+type kind struct {
+	name string
+	// handler returns what serves; deflate asks for permessage-deflate without context
+	// takeover.
+	handler func(deflate bool) http.Handler
+	dialect dialect
+	deflate bool // can compress
+	peer    bool // a library that people would pick instead of the hub
+	// ordered kinds promise their members one order; the load fails them where it differs.
+	ordered bool
+	slow    bool // has a way to deal with a client that does not read
+}
+
+var kinds = []kind{
+	{name: "floor", handler: floorHandler(false), ordered: true},
+	{name: "floor-batched", handler: floorHandler(true), ordered: true},
+	{name: "hub", handler: hubHandler, deflate: hubDeflates, ordered: true, slow: true},
+	{name: "hub-json", handler: hubHandler, dialect: hubJSON, deflate: hubDeflates, ordered: true, slow: true},
+	{name: "gws", handler: gwsHandler, deflate: true, peer: true, slow: true},
+	{name: "gorilla", handler: gorillaHandler, deflate: true, peer: true, ordered: true, slow: true},
+}
+
+func kindNamed(name string) (kind, bool) {
+	for _, k := range kinds {
+		if k.name == name {
+			return k, true
+		}
+	}
+	return kind{}, false
+}
+
+// stats is what a server tells about itself.
+type stats struct {
+	User       int64  // CPU time in user mode, µs, from getrusage
+	System     int64  // CPU time in the kernel, µs
+	RSS        int64  // resident memory, bytes, from /proc
+	Mallocs    uint64 // allocations since the start
+	Heap       uint64 // HeapInuse, bytes
+	Stack      uint64 // StackInuse, bytes
+	Goroutines int
+}
+
+func readStats() (s stats) {
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	s.Mallocs, s.Heap, s.Stack = m.Mallocs, m.HeapInuse, m.StackInuse
+	s.Goroutines = runtime.NumGoroutine()
+	s.RSS = rss()
+	var u unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err == nil {
+		s.User = u.Utime.Sec*1e6 + u.Utime.Usec
+		s.System = u.Stime.Sec*1e6 + u.Stime.Usec
+	}
+	return s
+}
+
+// rss is this process's resident memory in bytes.
+func rss() int64 {
+	b, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(b)) {
+		if f := strings.Fields(line); len(f) >= 2 && f[0] == "VmRSS:" {
+			n, _ := strconv.ParseInt(f[1], 10, 64)
+			return n << 10
+		}
+	}
+	return 0
+}
+
+// serve is the server process. It prints its address and answers commands until its standard
+// input ends: "stats", and "free", which gives memory back to the system first.
+func serve(k kind, deflate bool) error {
+	raiseFiles()
+	listener, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	mux := http.NewServeMux()
+	mux.Handle("/room/{room}", k.handler(deflate))
+	failed := make(chan error, 1)
+	go func() { failed <- http.Serve(listener, mux) }()
+
+	out := json.NewEncoder(os.Stdout)
+	if err := out.Encode(listener.Addr().String()); err != nil {
+		return err
+	}
+	in := bufio.NewScanner(os.Stdin)
+	for in.Scan() {
+		switch command := in.Text(); command {
+		case "stats":
+		case "free":
+			debug.FreeOSMemory()
+		default:
+			return fmt.Errorf("no command %q", command)
+		}
+		if err := out.Encode(readStats()); err != nil {
+			return err
+		}
+		select {
+		case err := <-failed:
+			return err
+		default:
+		}
+	}
+	return in.Err()
+}
+
+// raiseFiles lets this process open as many files as it may.
+func raiseFiles() {
+	var l unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &l) == nil && l.Cur < l.Max {
+		l.Cur = l.Max
+		_ = unix.Setrlimit(unix.RLIMIT_NOFILE, &l)
+	}
+}
