@@ -36,6 +36,12 @@ func run() error {
 			return err
 		}
 		return runLoad(c)
+	case "rooms":
+		var c idleRoomsConfig
+		if err := json.Unmarshal([]byte(os.Args[1]), &c); err != nil {
+			return err
+		}
+		return measureIdleRooms(c)
 	default:
 		return fmt.Errorf("no role %q", role)
 	}

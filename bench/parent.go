@@ -1,34 +1,87 @@
 package main
 
 import (
+	"encoding/json"
+	"errors"
+	"flag"
 	"fmt"
+	"os"
+	"regexp"
+	"strings"
+	"time"
 )
 
+// parent measures, prints the report, and writes it.
 func parent(args []string) error {
-	for r := 0; r < 2; r++ {
-		for _, k := range kinds {
-			if len(args) > 0 && args[0] != k.name {
-				continue
+	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
+	only := flags.String("only", "", "measure only rows whose name matches this `regexp`: "+
+		"single outstanding json allocs rooms deflate stalled idle idle-rooms sizes")
+	servers := flags.String("servers", "", "measure only these, comma-separated: "+strings.Join(kindNames(), " "))
+	rounds := flags.Int("rounds", 3, "rounds, of which the median counts; a report has at least 3")
+	duration := flags.Duration("time", 2*time.Second, "length of a measurement")
+	out := flags.String("out", "", "write the report to this `file` and its charts beside it "+
+		"(default ../docs/benchmarks.md; with -only, -servers or fewer rounds, none)")
+	raw := flags.String("json", "", "write every measured value to this `file`")
+	if err := flags.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return nil
+		}
+		return err
+	}
+	if flags.NArg() > 0 || *rounds < 1 || *duration < 50*time.Millisecond {
+		return errors.New("no arguments, at least 1 round, and at least 50 ms a measurement")
+	}
+	b := &bench{rounds: *rounds, time: *duration}
+	var err error
+	b.all = *only == "" && *servers == ""
+	if *only == "" {
+		*only = ".*"
+	}
+	if b.only, err = regexp.Compile("^(?:" + *only + ")$"); err != nil {
+		return err
+	}
+	if *servers != "" {
+		b.servers = strings.Split(*servers, ",")
+		for _, name := range b.servers {
+			if _, ok := kindNamed(name); !ok {
+				return fmt.Errorf("no server %q; there are %s", name, strings.Join(kindNames(), " "))
 			}
-			p, err := connect(k, loadConfig{Rooms: 1, Members: 1000, Size: 128})
-			if err != nil {
-				fmt.Println(k.name, err)
-				continue
-			}
-			for _, o := range []int{1, 64} {
-				if _, err := p.run(phase{Outstanding: o, Millis: 300}); err != nil {
-					fmt.Println(err)
-					break
-				}
-				m, err := p.run(phase{Outstanding: o, Millis: 1500})
-				if err != nil {
-					fmt.Println(err)
-					break
-				}
-				fmt.Printf("%-14s %2d cpu %.2f user %.2f rate %.0f mallocs %.3f one order %v msgs %d\n", k.name, o, m.cpu(), m.user(), m.rate(), m.mallocs(), m.OneOrder, m.Messages)
-			}
-			p.stop()
 		}
 	}
+	if *out == "" && b.all && *rounds >= 3 {
+		*out = "../docs/benchmarks.md"
+	}
+	if *out != "" && *rounds < 3 {
+		return errors.New("a report has at least 3 rounds")
+	}
+
+	b.run()
+	r := newReport(b)
+	fmt.Print(r.tables())
+	if *raw != "" {
+		data, err := json.MarshalIndent(b.samples, "", " ")
+		if err == nil {
+			err = os.WriteFile(*raw, data, 0o644)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if *out != "" {
+		if err := r.write(*out); err != nil {
+			return err
+		}
+	}
+	if len(b.failures) > 0 {
+		return fmt.Errorf("%d measurements failed", len(b.failures))
+	}
 	return nil
+}
+
+func kindNames() []string {
+	var all []string
+	for _, k := range kinds {
+		all = append(all, k.name)
+	}
+	return all
 }

@@ -23,20 +23,32 @@ type kind struct {
 	// takeover.
 	handler func(deflate bool) http.Handler
 	dialect dialect
-	deflate bool // can compress
+	floor   bool // no library, and no compression
 	peer    bool // a library that people would pick instead of the hub
 	// ordered kinds promise their members one order; the load fails them where it differs.
 	ordered bool
-	slow    bool // has a way to deal with a client that does not read
+	about   string // for the report
 }
 
 var kinds = []kind{
-	{name: "floor", handler: floorHandler(false), ordered: true},
-	{name: "floor-batched", handler: floorHandler(true), ordered: true},
-	{name: "hub", handler: hubHandler, deflate: hubDeflates, ordered: true, slow: true},
-	{name: "hub-json", handler: hubHandler, dialect: hubJSON, deflate: hubDeflates, ordered: true, slow: true},
-	{name: "gws", handler: gwsHandler, deflate: true, peer: true, slow: true},
-	{name: "gorilla", handler: gorillaHandler, deflate: true, peer: true, ordered: true, slow: true},
+	{name: "floor", handler: floorHandler(false), floor: true, ordered: true,
+		about: "no library: a loop of raw `write` of a ready frame over the room's descriptors; reads the publishes, bounds nothing"},
+	{name: "floor-batched", handler: floorHandler(true), floor: true, ordered: true,
+		about: "the same, with all frames that wait in one `write`"},
+	{name: "hub", handler: hubHandler, ordered: true,
+		about: "this hub, plain door, text format `RawText` (the same bytes on the wire as the others), no rate limit; all else as by default, so it keeps a history of 256 messages, which no other kind here does"},
+	{name: "hub-json", handler: hubHandler, dialect: hubJSON, ordered: true,
+		about: "the same hub, JSON door: every publish has an id, is acked, and is remembered against repeats"},
+	{name: "gws", handler: gwsHandler, peer: true,
+		about: "its `Broadcaster`, one list of members for each room; members of a room may see messages in different orders"},
+	{name: "gorilla", handler: gorillaHandler, peer: true, ordered: true,
+		about: "its chat example with a `PreparedMessage`: one select loop for each room, two goroutines and a channel of 256 for each client; pool of write buffers"},
+	{name: "melody", handler: melodyHandler, peer: true, ordered: true,
+		about: "one `Melody` for each room (faster than its `BroadcastFilter`)"},
+	{name: "nhooyr", handler: nhooyrHandler, peer: true, ordered: true,
+		about: "its `Write` in a hub of the same shape as gorilla's"},
+	{name: "centrifuge", handler: centrifugeHandler, dialect: centrifugal, peer: true, ordered: true,
+		about: "memory broker, JSON protocol, no history; all that waits in one frame (`MaxMessagesInFrame` -1), pool of write buffers, cache of prepared messages for compression; each message is wrapped in its protocol, some 50 bytes more"},
 }
 
 func kindNamed(name string) (kind, bool) {

@@ -20,12 +20,7 @@ func hubHandler(deflate bool) http.Handler {
 		hub.WithIdle(time.Hour),
 	}
 	if deflate {
-		options = append(options, hubDeflate()...)
+		options = append(options, hub.WithCompression(deflateThreshold))
 	}
 	return hub.New(options...)
 }
-
-// hubDeflates says whether hubDeflate does something.
-const hubDeflates = false
-
-func hubDeflate() []hub.HubOption { return nil }
