@@ -22,6 +22,7 @@ func parent(args []string) error {
 	out := flags.String("out", "", "write the report to this `file` and its charts beside it "+
 		"(default ../docs/benchmarks.md; with -only, -servers or fewer rounds, none)")
 	raw := flags.String("json", "", "write every measured value to this `file`")
+	profiles := flags.String("profiles", "", "write profiles of the servers into this `folder`; the figures suffer a little")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			return nil
@@ -32,6 +33,12 @@ func parent(args []string) error {
 		return errors.New("no arguments, at least 1 round, and at least 50 ms a measurement")
 	}
 	b := &bench{rounds: *rounds, time: *duration}
+	if *profiles != "" {
+		b.profiles = *profiles
+		if err := os.MkdirAll(b.profiles, 0o755); err != nil {
+			return err
+		}
+	}
 	var err error
 	b.all = *only == "" && *servers == ""
 	if *only == "" {

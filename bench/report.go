@@ -195,7 +195,7 @@ func (b *bench) table(s section) string {
 			switch {
 			case v.N == 0:
 				cells = append(cells, "–")
-			case c.metric == mOneOrder:
+			case c.metric == mOneOrder || c.metric == mStalledCut:
 				cells = append(cells, yesNo(v.Min == 1))
 			default:
 				cells = append(cells, v.text(c.format))

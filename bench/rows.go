@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -31,7 +32,7 @@ const (
 	manyMembers  = 10
 	deflateRoom  = 500
 	deflateSize  = 512
-	stalledSize  = 1024
+	stalledSize  = 2048
 	stalledRate  = 60 // messages/s
 	stalledTime  = 6 * time.Second
 	stalledPairs = 5 // of the hub; of the others as many as there are rounds
@@ -78,6 +79,7 @@ type bench struct {
 	servers  []string
 	rounds   int
 	time     time.Duration // of a measurement
+	profiles string        // folder for profiles of the servers, "" for none
 	samples  samples
 	failures []failure
 }
@@ -137,11 +139,29 @@ func progress(format string, args ...any) {
 func warm(d time.Duration) int { return int(d.Milliseconds() / 5) }
 
 // closed warms up and measures with so many messages under way.
-func (b *bench) closed(p *pair, outstanding int) (measured, error) {
-	if _, err := p.run(phase{Outstanding: outstanding, Millis: warm(b.time)}); err != nil {
-		return measured{}, err
+func (b *bench) closed(p *pair, row string, round, outstanding int) (m measured, err error) {
+	if _, err = p.run(phase{Outstanding: outstanding, Millis: warm(b.time)}); err != nil {
+		return m, err
 	}
-	return p.run(phase{Outstanding: outstanding, Millis: int(b.time.Milliseconds())})
+	var s stats
+	if b.profiles != "" {
+		if err = p.server.ask("cpu "+b.profile(row, p.kind, round, "cpu"), &s, 10*time.Second); err != nil {
+			return m, err
+		}
+	}
+	if m, err = p.run(phase{Outstanding: outstanding, Millis: int(b.time.Milliseconds())}); err != nil {
+		return m, err
+	}
+	if b.profiles != "" {
+		err = p.server.ask("cpu", &s, 10*time.Second)
+	}
+	return m, err
+}
+
+// profile names the file of a profile.
+func (b *bench) profile(row string, k kind, round int, what string) string {
+	name := fmt.Sprintf("%s-%s-%d.%s.pprof", strings.ReplaceAll(row, "/", "-"), k.name, round+1, what)
+	return filepath.Join(b.profiles, name)
 }
 
 // record keeps what every closed loop has to tell.
@@ -152,11 +172,14 @@ func (b *bench) record(row string, k kind, round int, m measured) {
 	b.samples.add(row, k.name, mMallocs, round, m.mallocs())
 	b.samples.add(row, k.name, mPerMessage, round, float64(m.Mallocs)/float64(m.Messages))
 	b.samples.add(row, k.name, mBytes, round, float64(m.Bytes)/float64(m.Deliveries))
-	order := 0.0
-	if m.OneOrder {
-		order = 1
+	b.samples.add(row, k.name, mOneOrder, round, oneIf(m.OneOrder))
+}
+
+func oneIf(b bool) float64 {
+	if b {
+		return 1
 	}
-	b.samples.add(row, k.name, mOneOrder, round, order)
+	return 0
 }
 
 func (b *bench) runOneRoom(k kind, round int) error {
@@ -169,7 +192,7 @@ func (b *bench) runOneRoom(k kind, round int) error {
 		row         string
 		outstanding int
 	}{{rowSingle, 1}, {rowOutstanding, 64}} {
-		m, err := b.closed(p, w.outstanding)
+		m, err := b.closed(p, w.row, round, w.outstanding)
 		if err != nil {
 			return err
 		}
@@ -184,7 +207,7 @@ func (b *bench) runRooms(k kind, round int) error {
 		return err
 	}
 	defer p.stop()
-	m, err := b.closed(p, 64)
+	m, err := b.closed(p, rowRooms, round, 64)
 	if err != nil {
 		return err
 	}
@@ -198,7 +221,7 @@ func (b *bench) runDeflate(k kind, round int) error {
 		return err
 	}
 	defer p.stop()
-	m, err := b.closed(p, 8)
+	m, err := b.closed(p, rowDeflate, round, 8)
 	if err != nil {
 		return err
 	}
@@ -221,6 +244,8 @@ func (b *bench) runStalled(k kind, round int) error {
 		p99, growth := mP99, mGrowth
 		if stalled {
 			p99, growth = mP99Stalled, mGrowthOne
+			b.samples.add(rowStalled, k.name, mStalledGot, round, float64(m.StalledGot))
+			b.samples.add(rowStalled, k.name, mStalledCut, round, oneIf(m.StalledCut))
 		}
 		b.samples.add(rowStalled, k.name, p99, round, float64(m.P99)/1e6)
 		b.samples.add(rowStalled, k.name, growth, round, float64(m.RSS)/1024)
@@ -255,6 +280,9 @@ func (b *bench) runIdle(k kind, round int) error {
 		return err
 	}
 	b.samples.add(rowIdle, k.name, mRSSFreed, round, float64(s.RSS-p.before.RSS)/1024/n)
+	if b.profiles != "" {
+		return p.server.ask("heap "+b.profile(rowIdle, k, round, "heap"), &s, 10*time.Second)
+	}
 	return nil
 }
 
@@ -267,7 +295,7 @@ func (b *bench) runSizes(k kind, round int) error {
 			slices.Reverse(pairOf)
 		}
 		for _, k := range pairOf {
-			m, err := b.oneSize(k, size)
+			m, err := b.oneSize(k, size, round)
 			if err != nil {
 				return fmt.Errorf("%d members: %w", size, err)
 			}
@@ -277,13 +305,13 @@ func (b *bench) runSizes(k kind, round int) error {
 	return nil
 }
 
-func (b *bench) oneSize(k kind, size int) (m measured, err error) {
+func (b *bench) oneSize(k kind, size, round int) (m measured, err error) {
 	p, err := connect(k, loadConfig{Rooms: 1, Members: size, Size: smallSize})
 	if err != nil {
 		return m, err
 	}
 	defer p.stop()
-	return b.closed(p, 1)
+	return b.closed(p, sizeRow(size), round, 1)
 }
 
 func sizeRow(size int) string { return fmt.Sprintf("%s/%d", rowSizes, size) }

@@ -27,6 +27,8 @@ const (
 	mP99Stalled = "p99 stalled" // the same beside a member that does not read, ms
 	mGrowth     = "growth"      // RSS in a phase, KiB
 	mGrowthOne  = "growth one"  // the same with the member that does not read, KiB
+	mStalledGot = "stalled got" // messages that it got when it read in the end
+	mStalledCut = "stalled cut" // 1: then its connection ended
 	mRSS        = "rss"         // for a connection, KiB
 	mRSSFreed   = "rss freed"   // the same after debug.FreeOSMemory
 	mGoroutines = "goroutines"  // for a connection

@@ -174,8 +174,8 @@ func (b *bench) stalled() section {
 		row:   rowStalled,
 		title: "One member of 1,000 does not read",
 		how: fmt.Sprintf("%d messages of %d bytes a second for %.0f s. Time from publish to delivery at the others, in pairs of "+
-			"a run without and one with such a member. Growth is the server's RSS over the phase; gorilla and nhooyr as written here cut the "+
-			"member off when its channel of 256 is full, melody drops what is over, gws and centrifuge queue.", stalledRate, stalledSize, stalledTime.Seconds()),
+			"a run without and one with such a member. Growth is the server's RSS over the phase. In the end the member reads: who queued "+
+			"for it sends that, who cut it off ends the connection, who dropped messages says nothing.", stalledRate, stalledSize, stalledTime.Seconds()),
 		figures: measuredIn(
 			limited("the others' p99 at most 1.5 × that without", b.samples.ratio(rowStalled, "hub", mP99Stalled, rowStalled, "hub", mP99), 1.5, "%.2f ×"),
 			figure{fmt.Sprintf("memory within the bound (1 MiB for a client; measured: RSS growth beyond that without, at most %d KiB)", hubQueue),
@@ -187,6 +187,8 @@ func (b *bench) stalled() section {
 			{"p99 with, ms", mP99Stalled, "%.2f"},
 			{"RSS growth without, KiB", mGrowth, "%.0f"},
 			{"with, KiB", mGrowthOne, "%.0f"},
+			{"messages it got when it read in the end", mStalledGot, "%.0f"},
+			{"then its connection ended", mStalledCut, "%.0f"},
 		},
 	}
 }
@@ -238,8 +240,8 @@ func (b *bench) idleRooms() section {
 		name:  rowIdleRooms,
 		row:   rowIdleRooms,
 		title: "10,000 open rooms at rest",
-		how: "Heap and stacks of the process after a collection, for a room that is open: by a broadcast, which is not kept, " +
-			"and by a publish of 128 bytes, which is.",
+		how: "Heap and stacks of the process after a collection, for a room that one member has opened and left again; and where that member " +
+			"said 128 bytes, which are kept.",
 		figures: measuredIn(
 			limited("at most 4 KiB each", b.samples.spread(rowIdleRooms, "hub", mRoomEmpty), 4096, "%.0f bytes"),
 			limited("the same with a message kept", b.samples.spread(rowIdleRooms, "hub", mRoomKept), 4096, "%.0f bytes"),

@@ -4,11 +4,13 @@ import (
 	"bufio"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
 	"runtime"
 	"runtime/debug"
+	"runtime/pprof"
 	"strconv"
 	"strings"
 
@@ -101,7 +103,9 @@ func rss() int64 {
 }
 
 // serve is the server process. It prints its address and answers commands until its standard
-// input ends: "stats", and "free", which gives memory back to the system first.
+// input ends, each with its stats: "stats"; "free", which gives memory back to the system first;
+// "cpu FILE" and "cpu", which begin and end a CPU profile; "heap FILE", which writes a profile of
+// the heap.
 func serve(k kind, deflate bool) error {
 	raiseFiles()
 	listener, err := net.Listen("tcp4", "127.0.0.1:0")
@@ -119,12 +123,22 @@ func serve(k kind, deflate bool) error {
 	}
 	in := bufio.NewScanner(os.Stdin)
 	for in.Scan() {
-		switch command := in.Text(); command {
-		case "stats":
-		case "free":
+		command, file, _ := strings.Cut(in.Text(), " ")
+		switch {
+		case command == "stats":
+		case command == "free":
 			debug.FreeOSMemory()
+		case command == "cpu" && file == "":
+			pprof.StopCPUProfile()
+		case command == "cpu":
+			err = profileTo(file, pprof.StartCPUProfile)
+		case command == "heap":
+			err = profileTo(file, pprof.WriteHeapProfile)
 		default:
-			return fmt.Errorf("no command %q", command)
+			err = fmt.Errorf("no command %q", command)
+		}
+		if err != nil {
+			return err
 		}
 		if err := out.Encode(readStats()); err != nil {
 			return err
@@ -136,6 +150,15 @@ func serve(k kind, deflate bool) error {
 		}
 	}
 	return in.Err()
+}
+
+// profileTo calls write with a new file. The file of a CPU profile stays open while it is taken.
+func profileTo(name string, write func(io.Writer) error) error {
+	file, err := os.Create(name)
+	if err != nil {
+		return err
+	}
+	return write(file)
 }
 
 // raiseFiles lets this process open as many files as it may.
