@@ -64,8 +64,10 @@ var (
 // number. bad says that the server refused something.
 func (d dialect) next(payload []byte) (n uint32, ok bool, rest []byte, bad bool) {
 	if d == plainText {
-		n, ok = number(payload)
-		return n, ok, nil, false
+		if n, ok = number(payload); ok {
+			rest = payload[numberAt+numberSize:]
+		}
+		return n, ok, rest, false
 	}
 	at := bytes.Index(payload, dataMark)
 	if at < 0 {

@@ -1,6 +1,6 @@
 module github.com/chathub-go/hub/bench
 
-go 1.26.8
+go 1.26.0
 
 replace github.com/chathub-go/hub => ../
 
@@ -10,6 +10,7 @@ require (
 	github.com/gorilla/websocket v1.5.3
 	github.com/lxzan/gws v1.8.9
 	github.com/olahol/melody v1.1.4
+	github.com/stretchr/testify v1.12.1
 	golang.org/x/sys v0.49.0
 	nhooyr.io/websocket v1.8.17
 )
@@ -30,6 +31,7 @@ require (
 	github.com/prometheus/procfs v0.22.0 // indirect
 	github.com/quagmt/udecimal v1.10.1 // indirect
 	github.com/redis/rueidis v1.0.79 // indirect
+	go.yaml.in/yaml/v3 v3.0.5 // indirect
 	golang.org/x/sync v0.24.0 // indirect
 	golang.org/x/time v0.16.0 // indirect
 	google.golang.org/protobuf v1.36.12 // indirect

@@ -36,6 +36,8 @@ type loadConfig struct {
 	Ordered bool // all members of a room must see one order
 	Stalled bool // the last member of the first room never reads
 	Silent  bool // publish nothing: for connections at rest
+	// Patience is how long what is under way may take after the end of a phase; 0: 20 s.
+	Patience time.Duration
 }
 
 // A phase publishes for a time and waits until all has arrived.
@@ -135,6 +137,9 @@ func runLoad(c loadConfig) error {
 	runtime.GOMAXPROCS(1)
 	runtime.LockOSThread()
 	raiseFiles()
+	if c.Patience == 0 {
+		c.Patience = 20 * time.Second
+	}
 	l := &load{
 		loadConfig: c,
 		texts:      texts(c.Size),
@@ -236,10 +241,8 @@ func (l *load) probeAll() error {
 		l.rooms[i].unprobed = l.rooms[i].healthy
 	}
 	for range 100 {
-		missing := 0
 		for i := range l.rooms {
 			if l.rooms[i].unprobed > 0 {
-				missing++
 				l.probe++
 				if err := l.publish(i, probeBit|l.probe); err != nil {
 					return err
@@ -251,12 +254,13 @@ func (l *load) probeAll() error {
 				}
 			}
 		}
-		if missing == 0 {
-			// A late probe would count as a message of nobody: let them come.
-			return l.pollFor(200 * time.Millisecond)
-		}
-		if err := l.pollFor(100 * time.Millisecond); err != nil {
-			return err
+		for end := time.Now().Add(100 * time.Millisecond); time.Now().Before(end); {
+			if !slices.ContainsFunc(l.rooms, func(r loadRoom) bool { return r.unprobed > 0 }) {
+				return nil
+			}
+			if _, err := l.poll(10); err != nil {
+				return err
+			}
 		}
 	}
 	return errors.New("not all members of a room get its messages")
@@ -455,13 +459,14 @@ func (l *load) runClosed(start time.Time, outstanding int) error {
 			return err
 		}
 	}
+	end := l.deadline.Add(l.Patience)
 	for l.publishing {
-		before := l.result.Deliveries
-		if _, err := l.poll(1000); err != nil {
+		if _, err := l.poll(100); err != nil {
 			return err
 		}
-		if l.now.After(l.deadline.Add(20*time.Second)) || l.result.Deliveries == before && time.Now().After(l.deadline.Add(20*time.Second)) {
-			return errors.New("messages are missing")
+		// It ends with a delivery after the deadline, if there is one.
+		if time.Now().After(end) {
+			return fmt.Errorf("%d messages did not arrive at all members within %v", l.outstanding, l.Patience)
 		}
 	}
 	return nil
@@ -481,11 +486,11 @@ func (l *load) runPaced(start time.Time, interval time.Duration) error {
 
 // drain waits for what is under way. last becomes the time of the last delivery.
 func (l *load) drain(last *time.Time) error {
-	for end := time.Now().Add(20 * time.Second); l.outstanding > 0; {
+	for end := time.Now().Add(l.Patience); l.outstanding > 0; {
 		if time.Now().After(end) {
-			return fmt.Errorf("%d messages did not arrive at all members within 20 s", l.outstanding)
+			return fmt.Errorf("%d messages did not arrive at all members within %v", l.outstanding, l.Patience)
 		}
-		if _, err := l.poll(1000); err != nil {
+		if _, err := l.poll(100); err != nil {
 			return err
 		}
 		*last = l.now
@@ -692,19 +697,10 @@ func (l *load) message(c *loadConn, payload []byte, compressed bool) error {
 		}
 		return l.deflated(c, payload)
 	}
-	if l.Dialect == plainText {
-		if n, ok := number(payload); ok {
-			if len(payload) != l.Size {
-				return fmt.Errorf("a message of %d bytes, want %d", len(payload), l.Size)
-			}
-			return l.delivered(c, n)
-		}
-		return nil
-	}
 	for first := true; ; first = false {
-		n, ok, rest, bad := l.Dialect.next(payload)
-		if bad {
-			return fmt.Errorf("refused: %.200s", payload)
+		n, rest, ok, err := l.nextMessage(payload)
+		if err != nil {
+			return err
 		}
 		if !ok {
 			if a := l.Dialect.answer(payload); first && a != nil {
@@ -715,8 +711,28 @@ func (l *load) message(c *loadConn, payload []byte, compressed bool) error {
 		if err := l.delivered(c, n); err != nil {
 			return err
 		}
+		if len(rest) == 0 {
+			return nil
+		}
 		payload = rest
 	}
+}
+
+// nextMessage finds the next message in a text frame's payload, compares its text with what was
+// sent, and returns what comes after it.
+func (l *load) nextMessage(payload []byte) (n uint32, rest []byte, ok bool, err error) {
+	n, ok, rest, bad := l.Dialect.next(payload)
+	if bad {
+		return 0, nil, false, fmt.Errorf("refused: %.200s", payload)
+	}
+	if !ok {
+		return 0, nil, false, nil
+	}
+	rest, same := bytes.CutPrefix(rest, l.texts[n%textCount][numberAt+numberSize:])
+	if !same || l.Dialect == plainText && len(rest) > 0 {
+		return 0, nil, false, fmt.Errorf("message %d is not what was sent: %.200s", n, payload)
+	}
+	return n, rest, true, nil
 }
 
 // deflated takes a compressed message. The same bytes are inflated once, and counted wherever
@@ -766,27 +782,14 @@ func (l *load) inflate(payload []byte) ([]byte, error) {
 	return plain, nil
 }
 
-// numbers are those of the messages in a payload. Their texts are compared with what was sent.
+// numbers are those of the messages in a payload.
 func (l *load) numbers(payload []byte) (all []uint32, err error) {
 	for {
-		n, ok, rest, bad := l.Dialect.next(payload)
-		if bad {
-			return nil, fmt.Errorf("refused: %.200s", payload)
-		}
-		if !ok {
-			return all, nil
-		}
-		text := l.texts[n%textCount][numberAt+numberSize:]
-		if l.Dialect == plainText {
-			rest = payload[numberAt+numberSize:]
-		}
-		if !bytes.HasPrefix(rest, text) || l.Dialect == plainText && len(rest) != len(text) {
-			return nil, fmt.Errorf("message %d is not what was sent: %.200s", n, payload)
+		n, rest, ok, err := l.nextMessage(payload)
+		if err != nil || !ok {
+			return all, err
 		}
 		all = append(all, n)
-		if l.Dialect == plainText {
-			return all, nil
-		}
 		payload = rest
 	}
 }

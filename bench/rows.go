@@ -35,7 +35,8 @@ const (
 	stalledSize  = 2048
 	stalledRate  = 60 // messages/s
 	stalledTime  = 6 * time.Second
-	stalledPairs = 5 // of the hub; of the others as many as there are rounds
+	stalledPairs = 5               // of the hub; of the others as many as there are rounds
+	pacedSettle  = time.Second / 2 // after the joins
 	idleRooms    = 80
 	idleMembers  = 100 // 8,000 connections
 	idleSettle   = 2 * time.Second
@@ -259,6 +260,7 @@ func (b *bench) paced(k kind, stalled bool) (m measured, err error) {
 		return m, err
 	}
 	defer p.stop()
+	time.Sleep(pacedSettle)
 	return p.run(phase{PerSecond: stalledRate, Millis: int(stalledTime.Milliseconds())})
 }
 

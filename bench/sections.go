@@ -42,11 +42,19 @@ func (b *bench) sections() []section {
 	var all []section
 	for _, s := range []section{b.single(), b.outstanding(), b.manyRooms(), b.deflate(), b.json(), b.stalled(),
 		b.idle(), b.allocs(), b.idleRooms(), b.sizesSection()} {
-		if len(s.figures) > 0 && b.only.MatchString(s.name) {
+		if b.only.MatchString(s.name) && (len(s.figures) > 0 || b.has(s)) {
 			all = append(all, s)
 		}
 	}
 	return all
+}
+
+// has tells whether there is something for s's table.
+func (b *bench) has(s section) bool {
+	return slices.ContainsFunc(b.samples, func(x sample) bool {
+		k, _ := kindNamed(x.Kind)
+		return x.Row == s.row && (s.kinds == nil || s.kinds(k))
+	})
 }
 
 // limited is a figure that is to stay at or below a limit.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"crypto/sha1"
 	"encoding/base64"
 	"encoding/binary"
@@ -45,7 +46,7 @@ func floorHandler(batched bool) func(bool) http.Handler {
 	}
 }
 
-// floorUpgrade does the handshake and no more; what came with the request is in the returned
+// floorUpgrade does the handshake and no more, with the headers that w has; what came with the request is in the returned
 // slice.
 func floorUpgrade(w http.ResponseWriter, r *http.Request) (*floorConn, []byte, error) {
 	key := r.Header.Get("Sec-WebSocket-Key")
@@ -58,9 +59,12 @@ func floorUpgrade(w http.ResponseWriter, r *http.Request) (*floorConn, []byte, e
 	if err != nil {
 		return nil, nil, err
 	}
-	_, err = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"+
-		"Sec-WebSocket-Accept: "+base64.StdEncoding.EncodeToString(sum[:])+"\r\n\r\n")
-	if err != nil {
+	var answer bytes.Buffer
+	answer.WriteString("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
+		"Sec-WebSocket-Accept: " + base64.StdEncoding.EncodeToString(sum[:]) + "\r\n")
+	_ = w.Header().Write(&answer)
+	answer.WriteString("\r\n")
+	if _, err := conn.Write(answer.Bytes()); err != nil {
 		conn.Close()
 		return nil, nil, err
 	}
