@@ -26,8 +26,8 @@ import (
 // ServeHTTP serves one request.
 type Client struct {
 	hub    *Hub
-	room   *Room // of the URL
-	cfg    config
+	room   *Room   // of the URL
+	cfg    *config // not the client's own where it has no options
 	served atomic.Bool
 	busy   atomic.Int64 // when its reader last went back to reading, as UnixNano; -1: it is not reading
 	done   chan struct{}
@@ -98,7 +98,10 @@ func (c *Client) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithCancelCause(context.WithoutCancel(r.Context()))
 	c.mu.Lock()
 	early := c.cancel
-	c.ctx, c.cancel = ctx, func(cause error) { cancel(cause); early(cause) }
+	c.ctx, c.cancel = ctx, cancel
+	if early != nil { // somebody has that context
+		c.cancel = func(cause error) { cancel(cause); early(cause) }
+	}
 	if c.closing != nil { // Close came first
 		cancel(c.closing)
 	}
@@ -331,7 +334,9 @@ func (c *Client) Close(code int, reason string) {
 	if conn != nil {
 		conn.Close(code, reason)
 	}
-	cancel(err) // whoever waits on behalf of this client
+	if cancel != nil {
+		cancel(err) // whoever waits on behalf of this client
+	}
 }
 
 // abort cuts the connection.
@@ -343,7 +348,9 @@ func (c *Client) abort() {
 	if conn != nil {
 		conn.Abort()
 	}
-	cancel(ErrClosed)
+	if cancel != nil {
+		cancel(ErrClosed)
+	}
 }
 
 // Done is closed when the client has gone: its connection is closed, it is in no room,
@@ -364,12 +371,18 @@ func (c *Client) Err() error {
 func (c *Client) Context() context.Context {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.ctx == nil { // before ServeHTTP
+		c.ctx, c.cancel = context.WithCancelCause(context.Background())
+		if c.closing != nil {
+			c.cancel(c.closing)
+		}
+	}
 	return c.ctx
 }
 
-// run is the client's reading goroutine.
+// run makes the client a member of its room. Then another goroutine reads: with a stack
+// that has not grown yet, it holds half as much while the client is at rest.
 func (c *Client) run(home *stay) {
-	c.gate = gate.New(c.cfg.rate, c.cfg.burst, c.query.Ordered && c.door == room.JSON)
 	history := c.query.History
 	if history < 0 && c.door == room.JSON {
 		history = joinHistory
@@ -380,6 +393,11 @@ func (c *Client) run(home *stay) {
 		c.Close(closeCode(err), "room could not be entered")
 	}
 	c.busy.Store(time.Now().UnixNano())
+	c.hub.goroutines.Go(c.read)
+}
+
+// read is the client's reading goroutine.
+func (c *Client) read() {
 	var err error
 	for {
 		var op wsconn.Opcode
@@ -593,6 +611,9 @@ func (in *Incoming) Publish(ctx context.Context) error {
 
 // frame handles one message of the client. Reading goroutine only, as all below.
 func (c *Client) frame(op wsconn.Opcode, p []byte) {
+	if c.gate == nil { // most clients of a large room never say a thing
+		c.gate = gate.New(c.cfg.rate, c.cfg.burst, c.query.Ordered && c.door == room.JSON)
+	}
 	if c.door == room.JSON {
 		c.command(op, p)
 		return

@@ -297,7 +297,7 @@ func (h *Hub) Room(name string, opts ...RoomOption) (*Room, error) {
 	} else if was := r.config(); was.unsetHistory != nil {
 		cfg.unsetHistory = was.unsetHistory
 	}
-	r.cfg.Store(&cfg)
+	r.cfg.Store(cfg.ready())
 	if len(opts) > 0 {
 		ref.pinned = true
 		h.held[r] = struct{}{}

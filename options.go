@@ -90,6 +90,16 @@ type config struct {
 	// client
 	user, name       string
 	hasUser, hasName bool
+
+	forClients *config // of a room: what its clients begin with
+}
+
+// ready completes a room's config.
+func (c *config) ready() *config {
+	clients := *c
+	clients.handler, clients.onJoin, clients.onLeave = nil, nil, nil // each room's, unless the client has its own
+	c.forClients = &clients
+	return c
 }
 
 func defaults() config {

@@ -103,12 +103,14 @@ func (r *Room) Name() string { return r.name }
 // NewClient returns a client for one request, see [Client.ServeHTTP]. Without
 // [WithUser] it is a guest.
 func (r *Room) NewClient(opts ...ClientOption) *Client {
-	c := &Client{hub: r.hub, room: r, cfg: *r.config(), done: make(chan struct{}), callback: make(chan struct{}, 1)}
-	c.cfg.handler, c.cfg.onJoin, c.cfg.onLeave = nil, nil, nil // each room's, unless the client has its own
-	for _, o := range opts {
-		o.applyToClient(&c.cfg)
+	c := &Client{hub: r.hub, room: r, cfg: r.config().forClients, done: make(chan struct{}), callback: make(chan struct{}, 1)}
+	if len(opts) > 0 {
+		own := *c.cfg
+		c.cfg = &own
+		for _, o := range opts {
+			o.applyToClient(c.cfg)
+		}
 	}
-	c.ctx, c.cancel = context.WithCancelCause(context.Background())
 	return c
 }
 
@@ -403,7 +405,11 @@ func (r *Room) retire() bool {
 
 func (c *Client) newStay(r *Room, home bool) *stay {
 	st := &stay{c: c, r: r, cfg: r.config(), home: home, settled: make(chan struct{}), gone: make(chan struct{})}
-	st.ctx, st.cancel = context.WithCancel(c.Context())
+	if home { // until it can end before the client does
+		st.ctx, st.cancel = c.Context(), func() {}
+	} else {
+		st.ctx, st.cancel = context.WithCancel(c.Context())
+	}
 	return st
 }
 
@@ -469,6 +475,13 @@ func (st *stay) enter(since broker.Cursor, resume bool, history int) error {
 		return nil
 	}
 	arrival.Loop = st.loop // another, where that one idled away meanwhile
+	if st.home {
+		c.mu.Lock()
+		if st.ctx, st.cancel = context.WithCancel(st.ctx); st.leaving {
+			st.cancel()
+		}
+		c.mu.Unlock()
+	}
 	c.settling.Go(func() { st.catchUp(arrival, j.At) })
 	return nil
 }
@@ -530,13 +543,14 @@ func (st *stay) leave(reason string, linger bool, last *wsconn.Frame, why error)
 	c.mu.Lock()
 	first := !st.leaving
 	st.leaving = true
+	cancel := st.cancel
 	c.mu.Unlock()
 	if !first {
 		<-st.gone
 		return
 	}
 	defer close(st.gone)
-	st.cancel()
+	cancel()
 	<-st.settled
 	st.loop.Leave(st.m, reason, linger, last)
 	f := c.cfg.onLeave
