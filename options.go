@@ -439,10 +439,10 @@ func WithMaxRooms(n int) HubOption {
 // WithQueueTotal bounds what waits for all clients of the hub, in bytes. The default is 256
 // MiB, at least 1 MiB; it should be many times what [WithQueue] lets wait for one.
 //
-// A message counts once for each door, however many clients it waits for, with about 100 bytes
-// for what surrounds it; besides, each place in a client's queue counts 64 bytes, with a key
-// 128, and 192 where it is a gap. It counts until it is written. What clients take at once
-// never counts; nor do histories ([WithHistory]), what is on its way from rooms to clients (up
+// A message counts once for each way in which it is encoded (door, compression), however many
+// clients it waits for, with about 100 bytes for what surrounds it; besides, each place in a
+// client's queue counts 64 bytes, with a key 128, and 192 where it is a gap. It counts until it
+// is written. What clients take at once never counts; nor do histories ([WithHistory]), what is on its way from rooms to clients (up
 // to 8 batches of 64 messages a room), and the system's buffers. [Stats] has the present figure.
 //
 // Up to 3/4 of the bound nobody notices it. Above, no client may queue more than its share of
