@@ -175,6 +175,10 @@ type Hub struct {
 
 	budget *wsconn.Budget // of what waits for clients
 
+	inflight  atomic.Int64  // publishes under way
+	refusing  atomic.Bool   // no publish may begin any more
+	quiet     chan struct{} // closed when refusing and none is under way
+	calm      sync.Once     // closes quiet
 	published atomic.Uint64
 	slow      atomic.Uint64
 	counts    room.Counts
@@ -184,18 +188,16 @@ type Hub struct {
 	ctx        context.Context // ends when the last client has gone: the room loops, the sweeper
 	stop       context.CancelFunc
 
-	mu       sync.Mutex // guards what follows
-	state    state
-	rooms    map[string]*roomRef
-	held     map[*Room]struct{} // open, or with options of their own: others live as long as somebody holds them
-	open     int                // rooms with a loop
-	clients  map[*Client]struct{}
-	pool     *fanout.Pool // with the first client
-	lease    broker.Lease // with the first room
-	inflight int          // publishes under way
-	quiet    chan struct{}
-	gone     chan struct{} // closed when draining and the last client has gone
-	shut     chan struct{} // closed when Shutdown is done
+	mu      sync.Mutex // guards what follows
+	state   state
+	rooms   map[string]*roomRef
+	held    map[*Room]struct{} // open, or with options of their own: others live as long as somebody holds them
+	open    int                // rooms with a loop
+	clients map[*Client]struct{}
+	pool    *fanout.Pool  // with the first client
+	lease   broker.Lease  // with the first room
+	gone    chan struct{} // closed when draining and the last client has gone
+	shut    chan struct{} // closed when Shutdown is done
 }
 
 type state uint8
@@ -402,8 +404,9 @@ func (h *Hub) Shutdown(ctx context.Context) error {
 		}
 	}
 	h.state = draining
-	if h.inflight == 0 {
-		close(h.quiet)
+	h.refusing.Store(true)
+	if h.inflight.Load() == 0 {
+		h.calm.Do(func() { close(h.quiet) })
 	}
 	if len(h.clients) == 0 {
 		close(h.gone)
@@ -533,21 +536,17 @@ func (h *Hub) release(c *Client) {
 
 // begin counts a publish in; each is ended with end.
 func (h *Hub) begin() error {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.state != serving {
+	h.inflight.Add(1)
+	if h.refusing.Load() {
+		h.end()
 		return ErrClosed
 	}
-	h.inflight++
 	return nil
 }
 
 func (h *Hub) end() {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.inflight--
-	if h.state == draining && h.inflight == 0 {
-		close(h.quiet)
+	if h.inflight.Add(-1) == 0 && h.refusing.Load() {
+		h.calm.Do(func() { close(h.quiet) })
 	}
 }
 
