@@ -24,7 +24,31 @@ func (c *Conn) Read(ctx context.Context) (Opcode, []byte, error) {
 	if c.readError != nil {
 		return 0, nil, c.readError
 	}
+	for {
+		if c.reader == nil && len(c.input) == 0 && ctx.Done() == nil {
+			// Nearly every connection waits here, and from here a goroutine's first stack, 2 KiB,
+			// is enough to wait; from where next would wait it is not.
+			if err := c.receive(); err != nil {
+				return c.readFailed(ctx, err)
+			}
+		}
+		if op, p, err := c.next(ctx); err != errNoMessage {
+			return op, p, err
+		}
+	}
+}
+
+// errNoMessage means that what came was pings and pongs.
+var errNoMessage = errors.New("no message yet")
+
+// next is Read once it may need more than the smallest stack.
+//
+//go:noinline
+func (c *Conn) next(ctx context.Context) (Opcode, []byte, error) {
 	op, p, err := c.read(ctx)
+	if err == errNoMessage {
+		return 0, nil, err
+	}
 	if err == nil && op == OpText && !utf8.Valid(p) {
 		c.Close(1007, "text is not UTF-8")
 		err = errNotUTF8
@@ -35,11 +59,16 @@ func (c *Conn) Read(ctx context.Context) (Opcode, []byte, error) {
 	default:
 	}
 	if err != nil {
-		c.freeMessage()
-		c.readError = c.ended(ctx, err)
-		return 0, nil, c.readError
+		return c.readFailed(ctx, err)
 	}
 	return op, p, nil
+}
+
+//go:noinline
+func (c *Conn) readFailed(ctx context.Context, err error) (Opcode, []byte, error) {
+	c.freeMessage()
+	c.readError = c.ended(ctx, err)
+	return 0, nil, c.readError
 }
 
 var (

@@ -37,6 +37,9 @@ func (c *Conn) await(ctx context.Context) (op Opcode, message []byte, err error)
 			}
 			c.consume(n)
 		}
+		if ctx.Done() == nil {
+			return 0, nil, errNoMessage
+		}
 		if err := ctx.Err(); err != nil {
 			return 0, nil, err
 		}
