@@ -16,6 +16,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/chathub-go/hub/broker"
+	"github.com/chathub-go/hub/internal/deadline"
 	"github.com/chathub-go/hub/internal/gate"
 	"github.com/chathub-go/hub/internal/room"
 	"github.com/chathub-go/hub/internal/wire"
@@ -736,8 +737,8 @@ func (c *Client) tryPublish(cmd *wire.Command) *wire.Error {
 			return c.explain(cmd, err, true)
 		}
 	}
-	ctx, cancel := context.WithTimeout(c.Context(), c.cfg.publishTimeout)
-	defer cancel()
+	ctx := deadline.WithTimeout(c.Context(), c.cfg.publishTimeout)
+	defer ctx.Cancel()
 	if err := in.Publish(ctx); err != nil {
 		return c.explain(cmd, err, false)
 	}
