@@ -26,8 +26,8 @@ import (
 // ServeHTTP serves one request.
 type Client struct {
 	hub    *Hub
-	room   *Room // of the URL
-	cfg    config
+	room   *Room   // of the URL
+	cfg    *config // not the client's own where it has no options
 	served atomic.Bool
 	busy   atomic.Int64 // when its reader last went back to reading, as UnixNano; -1: it is not reading
 	done   chan struct{}
@@ -98,7 +98,10 @@ func (c *Client) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithCancelCause(context.WithoutCancel(r.Context()))
 	c.mu.Lock()
 	early := c.cancel
-	c.ctx, c.cancel = ctx, func(cause error) { cancel(cause); early(cause) }
+	c.ctx, c.cancel = ctx, cancel
+	if early != nil { // somebody has that context
+		c.cancel = func(cause error) { cancel(cause); early(cause) }
+	}
 	if c.closing != nil { // Close came first
 		cancel(c.closing)
 	}
@@ -120,6 +123,7 @@ func (c *Client) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (c *Client) accept(w http.ResponseWriter, r *http.Request) (_ *stay, err error) {
 	opts := c.cfg.handshake()
 	opts.Readers = &c.hub.readers
+	opts.Budget = c.hub.budget
 	opts.GapFrame = func(stream any, after, before uint64, missed int) *wsconn.Frame {
 		return room.GapFrame(c.door)(stream, after, before, missed)
 	}
@@ -280,7 +284,8 @@ func (c *Client) allStays() []*stay {
 // Send sends a message to this client alone and keeps nothing. A plain client gets its
 // bytes as they are, in a text or binary frame; a JSON client a signal event. It does
 // not block: a client whose queue is full is [ErrSlowClient], one that has gone or is
-// not connected yet [ErrClosed].
+// not connected yet [ErrClosed]. Where the client's room has the policy [LatestPerKey], a
+// message with a key replaces one of Send with the same key that still waits.
 func (c *Client) Send(m Message) error {
 	if err := check(&m); err != nil {
 		return err
@@ -291,10 +296,14 @@ func (c *Client) Send(m Message) error {
 	}
 	f := room.RawFrame(m.Kind, m.Data)
 	if c.door == room.JSON {
-		s := broker.Signal{ID: m.ID, From: m.From, Kind: m.Kind, Data: m.Data, Time: time.Now()}
+		s := broker.Signal{ID: m.ID, From: m.From, Kind: m.Kind, Data: m.Data, Key: m.Key, Time: time.Now()}
 		f = room.Encode(func(b []byte) []byte { return wire.AppendSignal(b, &s) })
 	}
-	switch err := conn.Send(wsconn.NewBatch(f), wsconn.Disconnect); {
+	policy := wsconn.Disconnect
+	if m.Key != "" && c.cfg.slow == wsconn.LatestPerKey {
+		f.Key, policy = m.Key, wsconn.LatestPerKey
+	}
+	switch err := conn.Send(wsconn.NewBatch(f), policy); {
 	case errors.Is(err, wsconn.ErrFull):
 		return ErrSlowClient
 	case err != nil:
@@ -325,7 +334,9 @@ func (c *Client) Close(code int, reason string) {
 	if conn != nil {
 		conn.Close(code, reason)
 	}
-	cancel(err) // whoever waits on behalf of this client
+	if cancel != nil {
+		cancel(err) // whoever waits on behalf of this client
+	}
 }
 
 // abort cuts the connection.
@@ -337,7 +348,9 @@ func (c *Client) abort() {
 	if conn != nil {
 		conn.Abort()
 	}
-	cancel(ErrClosed)
+	if cancel != nil {
+		cancel(ErrClosed)
+	}
 }
 
 // Done is closed when the client has gone: its connection is closed, it is in no room,
@@ -358,12 +371,18 @@ func (c *Client) Err() error {
 func (c *Client) Context() context.Context {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.ctx == nil { // before ServeHTTP
+		c.ctx, c.cancel = context.WithCancelCause(context.Background())
+		if c.closing != nil {
+			c.cancel(c.closing)
+		}
+	}
 	return c.ctx
 }
 
-// run is the client's reading goroutine.
+// run makes the client a member of its room. Then another goroutine reads: with a stack
+// that has not grown yet, it holds half as much while the client is at rest.
 func (c *Client) run(home *stay) {
-	c.gate = gate.New(c.cfg.rate, c.cfg.burst, c.query.Ordered && c.door == room.JSON)
 	history := c.query.History
 	if history < 0 && c.door == room.JSON {
 		history = joinHistory
@@ -374,6 +393,11 @@ func (c *Client) run(home *stay) {
 		c.Close(closeCode(err), "room could not be entered")
 	}
 	c.busy.Store(time.Now().UnixNano())
+	c.hub.goroutines.Go(c.read)
+}
+
+// read is the client's reading goroutine.
+func (c *Client) read() {
 	var err error
 	for {
 		var op wsconn.Opcode
@@ -542,8 +566,9 @@ func (c *Client) inTurn(what string, callback func()) {
 type Incoming struct {
 	Client *Client
 	Room   *Room
-	// Message is what will be published. A handler may change its Kind and Data; its
-	// From is the client, and its ID the one that the client gave, if any.
+	// Message is what will be published. A handler may change its Kind, Data and Key; its
+	// From is the client, and its ID and Key those that the client gave, if any. The key is the
+	// client's user's own, whoever sets it; for one of the room's, see [Room.Publish].
 	Message Message
 	// ToUser or ToClient is set where the message is for one user or one connection
 	// only. It is then not kept.
@@ -565,7 +590,7 @@ func (in *Incoming) Publish(ctx context.Context) error {
 	to := broker.Target{User: in.ToUser, Client: in.ToClient}
 	if to != (broker.Target{}) {
 		n, err := in.Room.signal(ctx, &broker.Signal{
-			Type: room.SignalDirect, To: to, ID: m.ID, From: m.From, Kind: m.Kind, Data: m.Data,
+			Type: room.SignalDirect, To: to, ID: m.ID, From: m.From, Kind: m.Kind, Data: m.Data, Key: m.Key,
 		})
 		if err != nil {
 			return err
@@ -586,6 +611,9 @@ func (in *Incoming) Publish(ctx context.Context) error {
 
 // frame handles one message of the client. Reading goroutine only, as all below.
 func (c *Client) frame(op wsconn.Opcode, p []byte) {
+	if c.gate == nil { // most clients of a large room never say a thing
+		c.gate = gate.New(c.cfg.rate, c.cfg.burst, c.query.Ordered && c.door == room.JSON)
+	}
 	if c.door == room.JSON {
 		c.command(op, p)
 		return
@@ -682,7 +710,7 @@ func (c *Client) tryPublish(cmd *wire.Command) *wire.Error {
 	}
 	in := &Incoming{
 		Client: c, Room: st.r, ToUser: cmd.To.User, ToClient: cmd.To.Client,
-		Message: Message{Room: name, ID: cmd.ID, From: c.who, Kind: cmd.Kind, Data: cmd.Data},
+		Message: Message{Room: name, ID: cmd.ID, From: c.who, Kind: cmd.Kind, Data: cmd.Data, Key: cmd.Key},
 	}
 	h := c.cfg.handler
 	if h == nil {

@@ -84,6 +84,7 @@ var (
 	errPanic        = errors.New("hub: a callback failed")
 	errTooMany      = errors.New("hub: too many connections")
 	errTooManyRooms = errors.New("hub: too many rooms are open")
+	errTooMuchWaits = errors.New("hub: too much waits for clients")
 )
 
 // The close codes that the hub uses (RFC 6455 section 7.4.1 and its registry).
@@ -172,6 +173,12 @@ type Hub struct {
 	reader    *catchup.Reader
 	node      string
 
+	budget *wsconn.Budget // of what waits for clients
+
+	inflight  atomic.Int64  // publishes under way
+	refusing  atomic.Bool   // no publish may begin any more
+	quiet     chan struct{} // closed when refusing and none is under way
+	calm      sync.Once     // closes quiet
 	published atomic.Uint64
 	slow      atomic.Uint64
 	counts    room.Counts
@@ -181,18 +188,16 @@ type Hub struct {
 	ctx        context.Context // ends when the last client has gone: the room loops, the sweeper
 	stop       context.CancelFunc
 
-	mu       sync.Mutex // guards what follows
-	state    state
-	rooms    map[string]*roomRef
-	held     map[*Room]struct{} // open, or with options of their own: others live as long as somebody holds them
-	open     int                // rooms with a loop
-	clients  map[*Client]struct{}
-	pool     *fanout.Pool // with the first client
-	lease    broker.Lease // with the first room
-	inflight int          // publishes under way
-	quiet    chan struct{}
-	gone     chan struct{} // closed when draining and the last client has gone
-	shut     chan struct{} // closed when Shutdown is done
+	mu      sync.Mutex // guards what follows
+	state   state
+	rooms   map[string]*roomRef
+	held    map[*Room]struct{} // open, or with options of their own: others live as long as somebody holds them
+	open    int                // rooms with a loop
+	clients map[*Client]struct{}
+	pool    *fanout.Pool  // with the first client
+	lease   broker.Lease  // with the first room
+	gone    chan struct{} // closed when draining and the last client has gone
+	shut    chan struct{} // closed when Shutdown is done
 }
 
 type state uint8
@@ -213,6 +218,7 @@ func New(opts ...HubOption) *Hub {
 		cfg:     cfg,
 		broker:  cfg.broker,
 		node:    rand.Text(),
+		budget:  wsconn.NewBudget(cfg.queueTotal),
 		rooms:   map[string]*roomRef{},
 		held:    map[*Room]struct{}{},
 		clients: map[*Client]struct{}{},
@@ -293,7 +299,7 @@ func (h *Hub) Room(name string, opts ...RoomOption) (*Room, error) {
 	} else if was := r.config(); was.unsetHistory != nil {
 		cfg.unsetHistory = was.unsetHistory
 	}
-	r.cfg.Store(&cfg)
+	r.cfg.Store(cfg.ready())
 	if len(opts) > 0 {
 		ref.pinned = true
 		h.held[r] = struct{}{}
@@ -358,6 +364,7 @@ type Stats struct {
 	Slow      uint64 // clients closed for being slow, since the hub was made
 	Encoded   uint64 // messages and signals encoded: one for each door that needed it
 	Deflated  uint64 // of those, made smaller for clients with compression
+	Queued    int    // bytes that wait for clients now, as WithQueueTotal counts them
 }
 
 // Stats returns the counts of this moment.
@@ -371,6 +378,7 @@ func (h *Hub) Stats() Stats {
 		Slow:      h.slow.Load(),
 		Encoded:   h.counts.Encoded.Load(),
 		Deflated:  h.counts.Deflated.Load(),
+		Queued:    h.budget.Used(),
 	}
 	if h.pool != nil {
 		s.Delivered = h.pool.Sent()
@@ -396,8 +404,9 @@ func (h *Hub) Shutdown(ctx context.Context) error {
 		}
 	}
 	h.state = draining
-	if h.inflight == 0 {
-		close(h.quiet)
+	h.refusing.Store(true)
+	if h.inflight.Load() == 0 {
+		h.calm.Do(func() { close(h.quiet) })
 	}
 	if len(h.clients) == 0 {
 		close(h.gone)
@@ -504,6 +513,9 @@ func (h *Hub) admit(c *Client) error {
 	if len(h.clients) >= h.cfg.maxClients {
 		return errTooMany
 	}
+	if h.budget.Spent() {
+		return errTooMuchWaits
+	}
 	if h.pool == nil {
 		h.pool = fanout.NewPool(0)
 		h.goroutines.Go(h.sweep)
@@ -524,21 +536,17 @@ func (h *Hub) release(c *Client) {
 
 // begin counts a publish in; each is ended with end.
 func (h *Hub) begin() error {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.state != serving {
+	h.inflight.Add(1)
+	if h.refusing.Load() {
+		h.end()
 		return ErrClosed
 	}
-	h.inflight++
 	return nil
 }
 
 func (h *Hub) end() {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.inflight--
-	if h.state == draining && h.inflight == 0 {
-		close(h.quiet)
+	if h.inflight.Add(-1) == 0 && h.refusing.Load() {
+		h.calm.Do(func() { close(h.quiet) })
 	}
 }
 
@@ -546,8 +554,9 @@ func (h *Hub) end() {
 // those that came in one moment are not pinged in one moment.
 const sweepPhases = 32
 
-// sweep looks at each client once a tick, until the hub ends. One goroutine does it for
-// all: a client at rest has no timer.
+// sweep looks for silent clients, at each once a tick, and for those that hold too much of
+// what may wait, until the hub ends. One goroutine does it for all: a client at rest has no
+// timer.
 func (h *Hub) sweep() {
 	tick := max(h.cfg.pingAfter/8, time.Millisecond)
 	phases := min(sweepPhases, tick/time.Millisecond)
@@ -567,10 +576,25 @@ func (h *Hub) sweep() {
 				c.sweep(now, tick)
 			}
 			clients[phase] = nil
+			h.relieve() // what was begun may have kept it from getting far
+		case <-h.budget.Pressed():
+			h.relieve()
 		case <-h.ctx.Done():
 			return
 		}
 	}
+}
+
+// relieve makes room where too much waits for clients.
+func (h *Hub) relieve() {
+	closed := h.budget.Relieve(func(yield func(*wsconn.Conn) bool) {
+		for _, c := range h.snapshot() {
+			if conn := c.connection(); conn != nil && !yield(conn) {
+				return
+			}
+		}
+	}, CodeSlow, room.TooSlow)
+	h.slow.Add(uint64(closed))
 }
 
 // tryOpen is openLoop; a broker's panic is an error.

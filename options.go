@@ -85,10 +85,21 @@ type config struct {
 	dedupWindow time.Duration
 	maxClients  int
 	maxRooms    int
+	queueTotal  int
 
 	// client
 	user, name       string
 	hasUser, hasName bool
+
+	forClients *config // of a room: what its clients begin with
+}
+
+// ready completes a room's config.
+func (c *config) ready() *config {
+	clients := *c
+	clients.handler, clients.onJoin, clients.onLeave = nil, nil, nil // each room's, unless the client has its own
+	c.forClients = &clients
+	return c
 }
 
 func defaults() config {
@@ -115,6 +126,7 @@ func defaults() config {
 		dedupWindow:    10 * time.Minute,
 		maxClients:     100_000,
 		maxRooms:       100_000,
+		queueTotal:     256 << 20,
 	}
 }
 
@@ -146,7 +158,7 @@ func WithPublishRate(perSecond float64, burst int) Option {
 }
 
 // WithQueue bounds what waits for a client that reads slower than its rooms talk,
-// in messages and in bytes; at the first of the two that is reached the room's slow
+// in messages and in bytes ([WithQueueTotal] bounds it for all of them together); at the first of the two that is reached the room's slow
 // policy decides. The defaults are 256 messages and 1 MiB. Answers to the client's
 // own commands, and the history that it asked for, are not dropped and don't count: while
 // more than half of a bound waits, the hub reads no further commands from that client, and
@@ -266,6 +278,24 @@ var (
 	// DropOldest drops the room's oldest messages that wait for the client, and tells
 	// it which in a gap event.
 	DropOldest = SlowPolicy{wsconn.DropOldest}
+	// LatestPerKey is for what only matters as it is now: cursors, prices, who types.
+	//
+	//	h := hub.New(hub.WithSlowPolicy(hub.LatestPerKey))
+	//	...
+	//	price := hub.JSON(quote)
+	//	price.Key = "EURUSD"
+	//	err := room.Broadcast(ctx, price)
+	//
+	// Of the messages that wait for a client and have the same Key (up to 64 bytes of UTF-8;
+	// JSON clients give one in publish) only the latest waits, from the first on and not only
+	// when the queue is full. Those that were kept are told in a gap event; signals go untold.
+	// What has no key waits as ever, and at the queue's bound the policy is [DropOldest]. Of
+	// each member that types, the last typing event waits.
+	//
+	// A key belongs to its publisher, the message's From.User, so that no client can make
+	// another's messages go. Messages of the service, with no user in From, share their keys:
+	// a price has one key whoever publishes it.
+	LatestPerKey = SlowPolicy{wsconn.LatestPerKey}
 )
 
 // WithSlowPolicy sets what becomes of clients that are too slow for a room. The
@@ -405,6 +435,31 @@ func WithMaxClients(n int) HubOption {
 func WithMaxRooms(n int) HubOption {
 	need(n >= 1, "WithMaxRooms(%d): at least 1", n)
 	return hubOption(func(c *config) { c.maxRooms = n })
+}
+
+// WithQueueTotal bounds what waits for all clients of the hub, in bytes. The default is 256
+// MiB, at least 1 MiB; it should be many times what [WithQueue] lets wait for one.
+//
+// A message counts once for each way in which it is encoded (door, compression), however many
+// clients it waits for, with about 100 bytes for what surrounds it; besides, each place in a
+// client's queue counts 64 bytes, with a key 128, and 192 where it is a gap. It counts until it
+// is written. What clients take at once never counts; nor do histories ([WithHistory]), what is on its way from rooms to clients (up
+// to 8 batches of 64 messages a room), and the system's buffers. [Stats] has the present figure.
+//
+// Up to 3/4 of the bound nobody notices it. Above, no client may queue more than its share of
+// the last quarter, and those that hold most lose it until half is free, by the slow policy:
+// with [Disconnect] the client is closed with 1013, and comes back with its cursor; otherwise
+// what waits is dropped, and it is told the gap. At the bound nothing more of what rooms say
+// is queued, and new clients get 503. So those that are stalled don't hurt those that are not.
+//
+// Answers and the history that a client asked for count as well, but are not refused: above
+// 3/4, as above half of [WithQueue], the hub waits with more until they are read, and of those
+// that hold most it closes who has nothing else to lose. The bound may be passed by these (at
+// most half a queue for each client), by a gap for each client and room, and by a batch for
+// each processor.
+func WithQueueTotal(bytes int) HubOption {
+	need(bytes >= 1<<20, "WithQueueTotal(%d): at least 1 MiB", bytes)
+	return hubOption(func(c *config) { c.queueTotal = bytes })
 }
 
 // WithUser sets who the client is, for a service that knows its users: up to 256

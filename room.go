@@ -20,7 +20,7 @@ import (
 )
 
 type (
-	// A Message is one message of a room: its Room, ID, From, Kind and Data, and, set by
+	// A Message is one message of a room: its Room, ID, From, Kind, Data and Key, and, set by
 	// the broker, its Time, Cursor and Prev ([broker.Message] has the details). One that
 	// the hub hands out is shared and must not be changed.
 	Message = broker.Message
@@ -103,12 +103,14 @@ func (r *Room) Name() string { return r.name }
 // NewClient returns a client for one request, see [Client.ServeHTTP]. Without
 // [WithUser] it is a guest.
 func (r *Room) NewClient(opts ...ClientOption) *Client {
-	c := &Client{hub: r.hub, room: r, cfg: *r.config(), done: make(chan struct{}), callback: make(chan struct{}, 1)}
-	c.cfg.handler, c.cfg.onJoin, c.cfg.onLeave = nil, nil, nil // each room's, unless the client has its own
-	for _, o := range opts {
-		o.applyToClient(&c.cfg)
+	c := &Client{hub: r.hub, room: r, cfg: r.config().forClients, done: make(chan struct{}), callback: make(chan struct{}, 1)}
+	if len(opts) > 0 {
+		own := *c.cfg
+		c.cfg = &own
+		for _, o := range opts {
+			o.applyToClient(c.cfg)
+		}
 	}
-	c.ctx, c.cancel = context.WithCancelCause(context.Background())
 	return c
 }
 
@@ -118,9 +120,10 @@ func (r *Room) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 }
 
 // Publish keeps a message and sends it to everyone in the room, on all processes. The
-// fields Kind, Data, ID and From of m count; [Text], [JSON] and [Binary] make one.
+// fields Kind, Data, ID, Key and From of m count; [Text], [JSON] and [Binary] make one.
 // With an ID, a repeated call within the dedup window has one effect; the scope of the
-// ID is From.User in this room, and the zero From is the service itself. A nil error means
+// ID is From.User in this room, and the zero From is the service itself. The same is the scope
+// of the Key, of which see [LatestPerKey]. A nil error means
 // kept; an error that wraps a context's means that it may have been.
 func (r *Room) Publish(ctx context.Context, m Message) (Receipt, error) {
 	if err := check(&m); err != nil {
@@ -164,7 +167,7 @@ func (r *Room) Broadcast(ctx context.Context, m Message) error {
 	}
 	_, err := r.signal(ctx, &broker.Signal{
 		Type: room.SignalBroadcast, From: m.From, ID: m.ID, Kind: m.Kind,
-		Data: append([]byte(nil), m.Data...),
+		Data: append([]byte(nil), m.Data...), Key: m.Key,
 	})
 	return err
 }
@@ -184,6 +187,9 @@ func (r *Room) signal(ctx context.Context, s *broker.Signal) (reached int, err e
 
 // check makes a message of the service's valid.
 func check(m *Message) error {
+	if err := wire.ValidKey(m.Key); err != nil {
+		return fmt.Errorf("hub: key of the message %w", err)
+	}
 	switch m.Kind {
 	case KindBinary:
 		return nil
@@ -399,7 +405,11 @@ func (r *Room) retire() bool {
 
 func (c *Client) newStay(r *Room, home bool) *stay {
 	st := &stay{c: c, r: r, cfg: r.config(), home: home, settled: make(chan struct{}), gone: make(chan struct{})}
-	st.ctx, st.cancel = context.WithCancel(c.Context())
+	if home { // until it can end before the client does
+		st.ctx, st.cancel = c.Context(), func() {}
+	} else {
+		st.ctx, st.cancel = context.WithCancel(c.Context())
+	}
 	return st
 }
 
@@ -465,6 +475,13 @@ func (st *stay) enter(since broker.Cursor, resume bool, history int) error {
 		return nil
 	}
 	arrival.Loop = st.loop // another, where that one idled away meanwhile
+	if st.home {
+		c.mu.Lock()
+		if st.ctx, st.cancel = context.WithCancel(st.ctx); st.leaving {
+			st.cancel()
+		}
+		c.mu.Unlock()
+	}
 	c.settling.Go(func() { st.catchUp(arrival, j.At) })
 	return nil
 }
@@ -526,13 +543,14 @@ func (st *stay) leave(reason string, linger bool, last *wsconn.Frame, why error)
 	c.mu.Lock()
 	first := !st.leaving
 	st.leaving = true
+	cancel := st.cancel
 	c.mu.Unlock()
 	if !first {
 		<-st.gone
 		return
 	}
 	defer close(st.gone)
-	st.cancel()
+	cancel()
 	<-st.settled
 	st.loop.Leave(st.m, reason, linger, last)
 	f := c.cfg.onLeave

@@ -35,7 +35,7 @@ var (
 	ErrClosed = errors.New("hub: broker closed")
 
 	// ErrIDReused means that the publisher used the message's ID before, for
-	// another payload. It is final: the same call can't succeed later.
+	// another payload (Kind, Data and Key). It is final: the same call can't succeed later.
 	ErrIDReused = errors.New("hub: message id reused with another payload")
 
 	// ErrBusy means that the broker is at a bound (waiting messages, open rooms).
@@ -169,6 +169,13 @@ type Message struct {
 	Kind Kind
 	Data []byte
 
+	// Key names what the message tells the newest of, such as a cursor or a price: a hub
+	// that keeps the latest of each key for its slow clients drops older messages of the
+	// same key for it, and tells them so. It is at most 64 bytes of UTF-8; "" is none. As
+	// with ID, a key is its publisher's (From.User); those with no user share theirs. To a
+	// broker it is payload.
+	Key string
+
 	// Set by the broker.
 	Time   time.Time // when it was kept, by the broker's clock
 	Cursor Cursor    // its position
@@ -199,6 +206,7 @@ type Signal struct {
 	From Member
 	Kind Kind
 	Data []byte
+	Key  string // as of Message
 	Time time.Time
 }
 

@@ -118,7 +118,7 @@ func (m *Memory) Publish(ctx context.Context, msg *Message) (Receipt, error) {
 	if err := ctx.Err(); err != nil {
 		return Receipt{}, fmt.Errorf("hub: publish: %w", err)
 	}
-	size := messageOverhead + len(msg.ID) + len(msg.From.Client) + len(msg.From.User) + len(msg.From.Name) + len(msg.Data)
+	size := messageOverhead + len(msg.ID) + len(msg.From.Client) + len(msg.From.User) + len(msg.From.Name) + len(msg.Key) + len(msg.Data)
 	if size > m.o.roomBytes || size > m.o.shrinkTo() {
 		return Receipt{}, ErrTooLarge
 	}
@@ -191,7 +191,7 @@ func (m *Memory) Signal(ctx context.Context, s *Signal) (int, error) {
 		return 0, err
 	}
 	c := *s
-	w := waiting{event: &Event{Type: EventSignal, Signal: &c}, size: messageOverhead + len(s.Data)}
+	w := waiting{event: &Event{Type: EventSignal, Signal: &c}, size: messageOverhead + len(s.Key) + len(s.Data)}
 	if s.To == (Target{}) {
 		for _, sub := range r.subs {
 			sub.push(w)

@@ -73,6 +73,10 @@ func (d *dedup) key(m *Message) dedupKey {
 		b = append(b, s...)
 	}
 	key, payload := sha256.Sum256(b), sha256.Sum256(m.Data)
+	if m.Key != "" {
+		b = append(append(buf[:0], payload[:]...), m.Key...)
+		payload = sha256.Sum256(b)
+	}
 	k := dedupKey{key: digest(key[:16]), payload: digest(payload[:16])}
 	k.payload[0] ^= byte(m.Kind)
 	return k

@@ -130,6 +130,7 @@ var breakages = []breakage{
 	{name: "wrong previous seq", fails: "Order/Positions", hooks: onMessages(func(m *msg) { m.Prev = m.Cursor.Seq })},
 	{name: "another time in events", fails: "Order/Positions", hooks: onMessages(func(m *msg) { m.Time = m.Time.Add(1) })},
 	{name: "no id in events", fails: "Order/Positions", hooks: onMessages(func(m *msg) { m.ID = "" })},
+	{name: "no key in events", fails: "Order/Positions", hooks: onMessages(func(m *msg) { m.Key = "" })},
 	{name: "another tag in events", fails: "Order/Positions", hooks: onMessages(func(m *msg) { m.Cursor.Tag = 1 })},
 	{name: "no tag", fails: "Order/Positions", hooks: onMessages(func(m *msg) { m.Cursor.Tag = 0 })},
 	{name: "the caller's message changed", fails: "Order/CallersMessage", hooks: onPublish(func(c ctx, b seam, m *msg) (broker.Receipt, error) {
@@ -204,6 +205,11 @@ var breakages = []breakage{
 	{name: "kind not compared", fails: "Once/Payload", hooks: onPublish(func(c ctx, b seam, m *msg) (broker.Receipt, error) {
 		same := *m
 		same.Kind = broker.KindText
+		return b.Publish(c, &same)
+	})},
+	{name: "key not compared", fails: "Once/Payload", hooks: onPublish(func(c ctx, b seam, m *msg) (broker.Receipt, error) {
+		same := *m
+		same.Key = ""
 		return b.Publish(c, &same)
 	})},
 	{name: "no id is an id", fails: "Once/NoID", hooks: onPublish(func(c ctx, b seam, m *msg) (broker.Receipt, error) {

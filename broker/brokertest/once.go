@@ -77,19 +77,27 @@ func oncePayload(e *env) {
 	b := e.open(Limits{})
 	s := e.subscribe(b, "lobby")
 	first := e.publish(b, text("lobby", "id", "hello"))
+	keyed := text("lobby", "keyed", "hello")
+	keyed.Key = "k"
+	second := e.publish(b, keyed)
 	other := map[string]*broker.Message{
 		"other data": text("lobby", "id", "hellO"),
 		"less data":  text("lobby", "id", "hell"),
 		"no data":    text("lobby", "id", ""),
 		"other kind": text("lobby", "id", "hello"),
+		"a key":      text("lobby", "id", "hello"),
+		"other key":  text("lobby", "keyed", "hello"),
+		"no key":     text("lobby", "keyed", "hello"),
 	}
 	other["other kind"].Kind = broker.KindBinary
+	other["a key"].Key, other["other key"].Key = "k", "l"
 	for what, m := range other {
 		_, err := b.Publish(e.ctx, m)
 		require.ErrorIs(e, err, broker.ErrIDReused, "the same id with %s", what)
 	}
 	e.repeat(b, text("lobby", "id", "hello"), first)
-	e.messages(s, 1)
+	e.repeat(b, keyed, second)
+	e.messages(s, 2)
 	e.quiet(b, s, "lobby")
 }
 

@@ -28,7 +28,7 @@ func orderPositions(e *env) {
 	for i := range 20 {
 		m := text("lobby", "", fmt.Sprint("message ", i))
 		if i%2 == 0 {
-			m.ID = fmt.Sprint("id-", i)
+			m.ID, m.Key = fmt.Sprint("id-", i), fmt.Sprint("ü\x00", i)
 		}
 		m.Kind = broker.Kind(i%3 + 1)
 		receipts = append(receipts, e.publish(a, m))
@@ -48,6 +48,7 @@ func orderPositions(e *env) {
 			require.Equal(e, broker.Kind(i%3+1), m.Kind, "%s: kind of message %d", what, i)
 			if i%2 == 0 {
 				require.Equal(e, fmt.Sprint("id-", i), m.ID, "%s: id of message %d", what, i)
+				require.Equal(e, fmt.Sprint("ü\x00", i), m.Key, "%s: key of message %d", what, i)
 			}
 		}
 	}

@@ -52,7 +52,7 @@ func signalWhole(e *env) {
 	a, b := e.pair(Limits{})
 	s := e.subscribe(b, "lobby")
 	want := broker.Signal{
-		Room: "lobby", Type: "direct", ID: "id", Kind: broker.KindBinary, Data: []byte{0, 0xff, '\n'},
+		Room: "lobby", Type: "direct", ID: "id", Kind: broker.KindBinary, Data: []byte{0, 0xff, '\n'}, Key: "ü\x00",
 		From: broker.Member{Client: "c", User: "u", Name: "ü"},
 		Time: time.Date(2030, 1, 2, 3, 4, 5, 6_000_000, time.UTC),
 	}

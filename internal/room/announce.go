@@ -294,7 +294,7 @@ func (l *Loop) startAnnounce(now time.Time) {
 		err := l.cfg.Lease.Update(ctx, l.cfg.Name, joined, left)
 		close(under)
 		select {
-		case l.announced <- announceResult{batch, err}:
+		case l.inbox <- func() { l.announceDone(announceResult{batch, err}) }:
 		case <-l.done:
 		}
 	})

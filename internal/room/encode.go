@@ -93,7 +93,7 @@ func (s *Stream) Message(door int, m *broker.Message) *wsconn.Frame {
 		f = text(s.Text.Message(m))
 	}
 	if f != nil {
-		f.Stream, f.Prev, f.Seq = s, m.Prev, m.Cursor.Seq
+		f.Stream, f.Prev, f.Seq, f.Key = s, m.Prev, m.Cursor.Seq, scoped(keyRoom, m.From.User, m.Key)
 	}
 	return f
 }
@@ -127,7 +127,35 @@ func (s *Stream) signal(door int, sig *broker.Signal) *wsconn.Frame {
 		return s.deflate(s.signal(door&^Deflated, sig))
 	}
 	s.Counts.Encoded.Add(1)
-	return s.mark(s.encodeSignal(door, sig))
+	f := s.mark(s.encodeSignal(door, sig))
+	if f == nil {
+		return nil
+	}
+	switch sig.Type {
+	case SignalBroadcast:
+		f.Key = scoped(keyRoom, sig.From.User, sig.Key)
+	case SignalDirect:
+		f.Key = scoped(keyDirect, sig.From.User, sig.Key)
+	case SignalTyping: // of one who types only the last word waits
+		f.Key = scoped(keyTyping, sig.From.User, "typing")
+	}
+	return f
+}
+
+// What a key is of: keys of different kinds are different keys.
+const (
+	keyRoom   = 'r'
+	keyDirect = 'd'
+	keyTyping = 't'
+)
+
+// scoped is a message's key among all of its room: a user's keys are its own, so that nobody
+// makes another's messages go; those of the service, which has no user, are the room's.
+func scoped(kind byte, user, key string) string {
+	if key == "" {
+		return ""
+	}
+	return string([]byte{kind, byte(min(len(key), 255))}) + key + user // the length marks where the user begins
 }
 
 func (s *Stream) encodeSignal(door int, sig *broker.Signal) *wsconn.Frame {

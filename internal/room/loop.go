@@ -65,17 +65,14 @@ type Config struct {
 
 // A Loop is an open room. Its exported methods may be called concurrently.
 type Loop struct {
-	cfg       Config
-	sub       broker.Subscription
-	group     *fanout.Group
-	requests  chan request
-	leaves    chan leaving
-	control   chan func()
-	announced chan announceResult
-	done      chan struct{}
-	places    atomic.Int64 // members and reservations
-	key       uint32       // of the room's first few clients
-	current   atomic.Pointer[Stream]
+	cfg     Config
+	sub     broker.Subscription
+	group   *fanout.Group
+	inbox   chan func() // what the loop is to do, other than to take the broker's events
+	done    chan struct{}
+	places  atomic.Int64 // members and reservations
+	key     uint32       // of the room's first few clients
+	current atomic.Pointer[Stream]
 
 	ctx    context.Context // ends with the loop; of what it starts
 	cancel context.CancelFunc
@@ -123,20 +120,17 @@ func Open(ctx context.Context, cfg Config) (*Loop, error) {
 		return nil, err
 	}
 	l := &Loop{
-		cfg:       cfg,
-		sub:       sub,
-		group:     cfg.Pool.NewGroup(),
-		requests:  make(chan request),
-		leaves:    make(chan leaving),
-		control:   make(chan func()),
-		announced: make(chan announceResult),
-		done:      make(chan struct{}),
-		pos:       sub.Head(),
-		members:   map[*Member]struct{}{},
-		clients:   map[string]*Member{},
-		users:     map[string][]*Member{},
-		reasons:   map[string]departed{},
-		key:       rand.Uint32(),
+		cfg:     cfg,
+		sub:     sub,
+		group:   cfg.Pool.NewGroup(),
+		inbox:   make(chan func()),
+		done:    make(chan struct{}),
+		pos:     sub.Head(),
+		members: map[*Member]struct{}{},
+		clients: map[string]*Member{},
+		users:   map[string][]*Member{},
+		reasons: map[string]departed{},
+		key:     rand.Uint32(),
 	}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	l.current.Store(l.stream(l.pos.Epoch))
@@ -155,18 +149,17 @@ func (l *Loop) Run() {
 	l.timer = time.NewTimer(l.cfg.Idle)
 	defer l.timer.Stop()
 	for {
-		ready := l.sub.Ready()
+		ready, room := l.sub.Ready(), (<-chan struct{})(nil)
 		if len(l.rest) > 0 {
 			ready = always
 		}
-		if l.group.Full() {
-			ready = nil // take no more; still serve who comes and goes
+		if l.group.Full() { // take no more; still serve who comes and goes
+			ready, room = nil, l.group.Ready()
 		}
+		// A select locks each of its channels, for each message: so these are few.
 		select {
-		case r := <-l.requests:
-			l.answer(r)
-		case r := <-l.leaves:
-			l.leave(r)
+		case do := <-l.inbox:
+			do()
 		case <-ready:
 			if err := l.take(); err != nil {
 				l.cfg.Go(func() {
@@ -176,11 +169,7 @@ func (l *Loop) Run() {
 				l.farewell()
 				return
 			}
-		case <-l.group.Ready():
-		case f := <-l.control:
-			f()
-		case r := <-l.announced:
-			l.announceDone(r)
+		case <-room:
 		case <-l.timer.C:
 			if l.tick() {
 				return
@@ -220,7 +209,7 @@ func (l *Loop) stream(epoch string) *Stream {
 func (l *Loop) do(ctx context.Context, f func()) error {
 	ran := make(chan struct{})
 	select {
-	case l.control <- func() { f(); close(ran) }:
+	case l.inbox <- func() { f(); close(ran) }:
 		<-ran // the loop runs what it took
 		return nil
 	case <-l.done:

@@ -22,6 +22,9 @@ var ErrFull = errors.New("hub: room is full")
 // again later).
 const CodeSlow = 1013
 
+// TooSlow is the reason that goes with CodeSlow.
+const TooSlow = "too slow"
+
 // A Member is one client in one room.
 type Member struct {
 	Who  broker.Member
@@ -52,9 +55,13 @@ func (m *Member) Receive(b *fanout.Batches, must bool) {
 		_ = m.Conn.SendNow(batch) // fails only for who has gone
 		return
 	}
-	if err := m.Conn.Send(batch, m.Slow); errors.Is(err, wsconn.ErrFull) {
+	switch err := m.Conn.Send(batch, m.Slow); {
+	case errors.Is(err, wsconn.ErrBudget):
 		m.Lag.Add(1)
-		m.Conn.Close(CodeSlow, "too slow")
+		m.Conn.Shed(CodeSlow, TooSlow) // what waits for it is too much for the hub
+	case errors.Is(err, wsconn.ErrFull):
+		m.Lag.Add(1)
+		m.Conn.Close(CodeSlow, TooSlow)
 	}
 }
 
@@ -144,7 +151,7 @@ func (l *Loop) live(ctx context.Context, m *Member, at broker.Cursor) reply {
 func (l *Loop) ask(ctx context.Context, r request) reply {
 	r.reply = make(chan reply, 1)
 	select {
-	case l.requests <- r:
+	case l.inbox <- func() { l.answer(r) }:
 	case <-l.done:
 		return reply{err: ErrStopped}
 	case <-ctx.Done():
@@ -170,7 +177,7 @@ func (l *Loop) ask(ctx context.Context, r request) reply {
 func (l *Loop) Leave(m *Member, reason string, linger bool, last *wsconn.Frame) {
 	r := leaving{m: m, reason: reason, linger: linger, last: last, done: make(chan struct{})}
 	select {
-	case l.leaves <- r:
+	case l.inbox <- func() { l.leave(r) }:
 		<-r.done
 	case <-l.done:
 	}

@@ -36,6 +36,7 @@ type Message struct {
 	Cursor string        `json:"cursor"`
 	ID     string        `json:"id,omitempty"`
 	From   broker.Member `json:"from"`
+	Key    string        `json:"key,omitempty"`
 	Time   time.Time     `json:"time"`
 	Payload
 }
@@ -51,7 +52,7 @@ func (m *Message) Decode() (*broker.Message, error) {
 		return nil, err
 	}
 	return &broker.Message{
-		Room: m.Room, ID: m.ID, From: m.From, Kind: kind, Data: data,
+		Room: m.Room, ID: m.ID, From: m.From, Kind: kind, Data: data, Key: m.Key,
 		Time: m.Time, Cursor: cursor, Prev: m.Prev,
 	}, nil
 }
@@ -62,6 +63,7 @@ type Signal struct {
 	ID   string        `json:"id,omitempty"`
 	From broker.Member `json:"from,omitzero"`
 	To   broker.Target `json:"to,omitzero"` // of direct
+	Key  string        `json:"key,omitempty"`
 	Time time.Time     `json:"time,omitzero"`
 	Payload
 }
@@ -73,7 +75,7 @@ func (s *Signal) Decode() (*broker.Signal, error) {
 		return nil, err
 	}
 	return &broker.Signal{
-		Room: s.Room, To: s.To, ID: s.ID, From: s.From, Kind: kind, Data: data, Time: s.Time,
+		Room: s.Room, To: s.To, ID: s.ID, From: s.From, Kind: kind, Data: data, Key: s.Key, Time: s.Time,
 	}, nil
 }
 

@@ -21,6 +21,7 @@ const (
 	fieldData
 	fieldDataBase64
 	fieldTo
+	fieldKey
 	fieldSince
 	fieldHistory
 	fieldOn
@@ -30,7 +31,7 @@ const (
 )
 
 var fieldNames = [numFields]string{
-	"type", "id", "room", "data", "data_base64", "to", "since", "history", "on", "before", "limit",
+	"type", "id", "room", "data", "data_base64", "to", "key", "since", "history", "on", "before", "limit",
 }
 
 var commands = []string{
@@ -152,6 +153,11 @@ func (c *Command) decodeFields(f *fields) (err error) {
 	case CommandPublish:
 		if err = c.decodeData(f); err == nil {
 			c.To, err = decodeTarget(f[fieldTo])
+		}
+		if err == nil {
+			if c.Key, err = stringField(f, fieldKey); err == nil {
+				err = named(fieldKey, ValidKey(c.Key))
+			}
 		}
 	case CommandJoin:
 		err = c.decodeJoin(f)

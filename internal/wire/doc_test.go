@@ -226,6 +226,7 @@ func TestProtocolNumbers(t *testing.T) {
 		fmt.Sprintf("each user once; the first %d |\n| `member_count`", MaxWelcomeMembers),
 		fmt.Sprintf("each user once; the first %d |\n| `count`", MaxListMembers),
 		fmt.Sprintf("1 to %d bytes of printable UTF-8", MaxName),
+		fmt.Sprintf("| `key` | string, optional | at most %d bytes", MaxKey),
 	} {
 		require.Contains(t, doc, said)
 	}

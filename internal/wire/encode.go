@@ -29,6 +29,7 @@ func appendMessageFields(dst []byte, m *broker.Message) []byte {
 	dst = appendOptional(dst, `,"id":`, m.ID)
 	dst = append(dst, `,"from":`...)
 	dst = appendMember(dst, m.From)
+	dst = appendOptional(dst, `,"key":`, m.Key)
 	dst = appendTime(dst, m.Time)
 	return appendData(dst, m.Kind, m.Data)
 }
@@ -49,12 +50,13 @@ func AppendDirect(dst []byte, s *broker.Signal) []byte {
 		dst = appendString(dst, s.To.User)
 	}
 	dst = append(dst, '}')
+	dst = appendOptional(dst, `,"key":`, s.Key)
 	dst = appendTime(dst, s.Time)
 	return append(appendData(dst, s.Kind, s.Data), '}')
 }
 
 // AppendSignal appends s as a signal event: from the service, to a room or, where
-// s.Room is "", to one client. Id, From and Time are left out where they are zero.
+// s.Room is "", to one client. Id, From, Key and Time are left out where they are zero.
 func AppendSignal(dst []byte, s *broker.Signal) []byte {
 	dst = append(dst, `{"type":"signal"`...)
 	dst = appendOptional(dst, `,"room":`, s.Room)
@@ -63,6 +65,7 @@ func AppendSignal(dst []byte, s *broker.Signal) []byte {
 		dst = append(dst, `,"from":`...)
 		dst = appendMember(dst, s.From)
 	}
+	dst = appendOptional(dst, `,"key":`, s.Key)
 	if !s.Time.IsZero() {
 		dst = appendTime(dst, s.Time)
 	}

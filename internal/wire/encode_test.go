@@ -31,6 +31,7 @@ func TestAppendMessage(t *testing.T) {
 	}{
 		{func(*broker.Message) {}, head + `"id":"m1",` + from + at + `"data":"hello"}`},
 		{func(m *broker.Message) { m.ID = "" }, head + from + at + `"data":"hello"}`},
+		{func(m *broker.Message) { m.Key = "k\"" }, head + `"id":"m1",` + from + `"key":"k\"",` + at + `"data":"hello"}`},
 		{func(m *broker.Message) { m.From = broker.Member{} }, head + `"id":"m1","from":{},` + at + `"data":"hello"}`},
 		{func(m *broker.Message) { m.From = broker.Member{Name: "a"} }, head + `"id":"m1","from":{"name":"a"},` + at + `"data":"hello"}`},
 		{func(m *broker.Message) { m.Time = m.Time.Truncate(time.Second) },

@@ -45,6 +45,20 @@ func ValidRoom(s string) error {
 // ValidID tells whether a command may have this id: 1 to 64 bytes of printable UTF-8.
 func ValidID(s string) error { return validLabel(s) }
 
+// MaxKey is the longest key of a message, in bytes.
+const MaxKey = 64
+
+// ValidKey tells whether a message may have this key: at most 64 bytes of UTF-8. "" is none.
+func ValidKey(s string) error {
+	switch {
+	case len(s) > MaxKey:
+		return errors.New("must not be longer than 64 bytes")
+	case !utf8.ValidString(s):
+		return errors.New("must be UTF-8")
+	}
+	return nil
+}
+
 func validLabel(s string) error {
 	if s == "" {
 		return errors.New("must not be empty")

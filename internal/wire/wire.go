@@ -84,6 +84,7 @@ type Command struct {
 	Kind broker.Kind
 	Data []byte
 	To   broker.Target // zero: everyone in the room
+	Key  string        // ""; or what ValidKey allows
 
 	On bool // of typing
 

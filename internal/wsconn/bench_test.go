@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/chathub-go/hub/internal/memnet"
 	"github.com/stretchr/testify/require"
 )
 
@@ -69,6 +70,32 @@ func BenchmarkSendQueued(b *testing.B) {
 		if err := c.SendWait(b.Context(), m); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// A send for a stalled connection takes as long whether ten keys wait or 10,000.
+func BenchmarkLatestPerKey(b *testing.B) {
+	for _, keys := range []int{10, 1000, 10_000} {
+		b.Run(fmt.Sprint(keys), func(b *testing.B) {
+			c, _ := memPair(b, &Options{QueueMessages: 2 * keys, QueueBytes: 64 << 20}, memnet.WithBuffer(200))
+			if err := c.SendNow(batch(strings.Repeat("x", 500))); err != nil {
+				b.Fatal(err)
+			}
+			r := &room{name: "r"}
+			batches := make([]*Batch, keys)
+			for i := range batches {
+				batches[i] = NewBatch(price(r, fmt.Sprint(i), "price"))
+				if err := c.Send(batches[i], LatestPerKey); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				if err := c.Send(batches[i%keys], LatestPerKey); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }
 

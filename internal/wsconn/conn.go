@@ -17,7 +17,8 @@
 //   - Memory is bounded. Of what waits, QueueMessages and QueueBytes bound what came by Send,
 //     and half of them and one batch what came by SendWait; what SendNow was given comes on
 //     top, and so do 64 KiB or one frame that is being written, and one batch that came when
-//     nothing waited, whatever its size.
+//     nothing waited, whatever its size. What waits for all connections together is bounded by
+//     their [Budget].
 //
 // The socket has an owner while it is written to: the goroutine whose Send tries to write
 // at once, or the writer, a goroutine that lives until the queue is empty. Who finds it
@@ -71,14 +72,13 @@ func (e *CloseError) Unwrap() error { return e.Err }
 type Conn struct {
 	// What a send looks at lies in two cache lines: a room's next message finds few of its
 	// thousands of connections in the cache.
-	mu          sync.Mutex // guards what follows up to conn; never held over a write
-	owned       bool       // somebody writes to the socket, or is about to
-	closeBegun  bool       // somebody began to write the close frame: nothing may follow
-	isFlushed   bool       // flushed is closed
-	ping        bool       // a ping waits
-	partialKept bool       // Send's bound does not count partial
-	peerClosed  bool       // Read has come to the peer's close frame
-	finishing   bool       // Finish has begun: the read deadline is its own
+	mu         sync.Mutex // guards what follows up to conn; never held over a write
+	owned      bool       // somebody writes to the socket, or is about to
+	closeBegun bool       // somebody began to write the close frame: nothing may follow
+	isFlushed  bool       // flushed is closed
+	ping       bool       // a ping waits
+	peerClosed bool       // Read has come to the peer's close frame
+	finishing  bool       // Finish has begun: the read deadline is its own
 
 	end        *CloseError // how the connection ended: who sets it first, wins
 	try        tryWriter   // not changed once set; nil: no fast path
@@ -87,6 +87,8 @@ type Conn struct {
 	closeFrame []byte      // the close frame, until somebody begins to write it
 	queue      queue       // data that waits
 
+	begun        item          // the data frame that partial is of; a control frame's has no frame
+	flying       []item        // what is in flight, but for partial, which begun has
 	inFlight     load          // data that is not in the queue any more, and not known to be written
 	inFlightKept load          // of that, what Send's bound does not count
 	lowWater     chan struct{} // where not nil, somebody waits for the queue to be half empty
@@ -132,6 +134,7 @@ func newConn(o *Options, subprotocol string) *Conn {
 		gapFrame:     o.GapFrame,
 		readers:      o.Readers,
 		readLimit:    or(o.ReadLimit, defaultReadLimit),
+		queue:        queue{tell: o.GapFrame != nil, tally: tally{budget: o.Budget}},
 		accepted:     time.Now(),
 		closing:      make(chan struct{}),
 		flushed:      make(chan struct{}),
@@ -240,6 +243,7 @@ func (c *Conn) setFlushed() {
 	}
 	c.isFlushed = true
 	c.queue.clear()
+	c.dropBegun()
 	c.partial, c.pong, c.ping, c.closeFrame = nil, nil, false, nil
 	c.inFlight, c.inFlightKept = load{}, load{}
 	close(c.flushed)

@@ -56,10 +56,10 @@ func (f *Frame) Deflate(threshold int) *Frame {
 	if len(deflated) >= len(payload) {
 		return f
 	}
-	g := *f
-	g.Bytes = AppendFrame(make([]byte, 0, maxHeader+len(deflated)), Opcode(f.Bytes[0]&0x0F), deflated)
+	g := NewFrame(Opcode(f.Bytes[0]&0x0F), deflated)
 	g.Bytes[0] |= rsv1Bit
-	return &g
+	g.Stream, g.Prev, g.Seq, g.Key = f.Stream, f.Prev, f.Seq, f.Key
+	return g
 }
 
 // headerSize is the length of an unmasked frame's header.

@@ -278,10 +278,11 @@ func TestAtRest(t *testing.T) {
 			synctest.Wait()
 			c.writer.Wait()
 			require.False(t, c.owned)
-			require.LessOrEqual(t, len(c.queue.ring), smallRing)
-			for _, it := range c.queue.ring {
-				require.Zero(t, it)
+			require.LessOrEqual(t, cap(c.queue.nodes), smallQueue)
+			for _, nd := range c.queue.nodes[:cap(c.queue.nodes)] {
+				require.Zero(t, nd)
 			}
+			require.Nil(t, c.queue.keys)
 		})
 	})
 }

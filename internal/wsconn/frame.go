@@ -3,6 +3,7 @@ package wsconn
 import (
 	"encoding/binary"
 	"strings"
+	"sync/atomic"
 	"unicode/utf8"
 )
 
@@ -44,6 +45,12 @@ type Frame struct {
 	// Seq is the message's position in the stream and Prev the one before it. A
 	// frame with Seq 0 is a signal: it may be dropped with no gap told.
 	Prev, Seq uint64
+
+	// Key, where not "", lets LatestPerKey drop the frame for a newer one of the same key
+	// and stream. Without a stream the key is the connection's own.
+	Key string
+
+	holders atomic.Int32 // connections that it waits for, where a Budget counts them
 }
 
 // NewFrame encodes a message, with one allocation for its bytes.

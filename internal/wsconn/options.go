@@ -5,12 +5,13 @@ import (
 	"time"
 )
 
-// A Policy says what happens to a message for a connection whose queue is at its bound.
+// A Policy says what happens to messages for a connection that can't take them at once.
 type Policy uint8
 
 const (
-	Disconnect Policy = iota // Send fails with ErrFull; the caller closes the connection
-	DropOldest               // older messages of the same stream go, and a gap tells of them
+	Disconnect   Policy = iota // at the queue's bound, Send fails with ErrFull; the caller closes the connection
+	DropOldest                 // at the bound, older messages of the same stream go, and a gap tells of them
+	LatestPerKey               // of those of a stream and Frame.Key only the latest waits; at the bound, DropOldest
 )
 
 // Options are what a server says about its sockets. They are not changed while in use.
@@ -42,6 +43,10 @@ type Options struct {
 	// given comes on top, uncounted. The defaults are 256 and 1 MiB.
 	QueueMessages, QueueBytes int
 
+	// Budget bounds what waits for all connections that share it. Nil is no bound. A frame
+	// must not be sent to connections of different budgets.
+	Budget *Budget
+
 	// WriteTimeout is how long a write may take in which no byte moves, and how long
 	// after Close all of the queue and the close frame may take. The default is 10 s.
 	WriteTimeout time.Duration
@@ -51,7 +56,7 @@ type Options struct {
 	// waited for. The default is 2 s.
 	CloseTimeout time.Duration
 
-	// GapFrame makes the frame that tells a client of messages that DropOldest dropped:
+	// GapFrame makes the frame that tells a client of messages that a policy dropped:
 	// those seqs s of stream with after < s < before, `missed` of them. It is called by
 	// the goroutine that writes, with no lock held. A nil func or frame tells nothing.
 	GapFrame func(stream any, after, before uint64, missed int) *Frame

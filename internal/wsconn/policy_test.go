@@ -250,8 +250,8 @@ func dropOldestMix(t *testing.T, rnd *rand.Rand) {
 		synctest.Wait()
 		c.mu.Lock()
 		waits, sent := c.queue.all(), load{}
-		for i := range c.queue.n {
-			if it := c.queue.at(i); !it.keep {
+		for it := range c.queue.each {
+			if !it.keep {
 				sent = sent.plus(load{1, it.bytes()})
 			}
 		}

@@ -42,12 +42,19 @@ func (c *Conn) Read(ctx context.Context) (Opcode, []byte, error) {
 	return op, p, nil
 }
 
-var errNotUTF8 = errors.New("text is not UTF-8")
+var (
+	errNotUTF8 = errors.New("text is not UTF-8")
+	errTooBig  = errors.New("message too big")
+)
+
+// tooBig is the close code that nhooyr sends for a message above the limit.
+const tooBig = 1009
 
 func (c *Conn) read(ctx context.Context) (Opcode, []byte, error) {
 	if c.reader == nil {
-		if err := c.await(ctx); err != nil {
-			return 0, nil, err
+		op, message, err := c.await(ctx)
+		if err != nil || message != nil {
+			return op, message, err
 		}
 		if err := c.attach(); err != nil {
 			return 0, nil, err
@@ -95,8 +102,8 @@ func (c *Conn) ended(ctx context.Context, err error) *CloseError {
 		c.mu.Lock()
 	case ctx.Err() != nil:
 		return &CloseError{Code: 1006, Err: ctx.Err()}
-	case c.nhooyr == 1009:
-		c.refuse(1009, "message too big", err)
+	case c.nhooyr == tooBig:
+		c.refuse(tooBig, "message too big", err)
 	default: // also where nhooyr wants to send nothing: unmasked frames, negative lengths
 		c.refuse(1002, "protocol error", err)
 	}

@@ -2,59 +2,98 @@ package wsconn
 
 import (
 	"context"
+	"encoding/binary"
 )
 
 // smallInput is what a connection without a descriptor of its own (TLS, and in tests) holds
 // to wait for input with.
 const smallInput = 256
 
-// await waits until a frame arrives that a reader is needed for. Pings and pongs that come
-// whole it deals with itself: they are most of what a connection at rest gets, and a reader,
-// once it has begun, waits for a message. Reading goroutine only.
-func (c *Conn) await(ctx context.Context) error {
+// await waits until a frame arrives that a reader is needed for, or a message that came
+// whole. Small messages, pings and pongs that are there whole it deals with itself: they are
+// nearly all that a chat's clients send, and a reader costs 2 µs a message, most of it for
+// telling a goroutine of its deadlines. Reading goroutine only.
+func (c *Conn) await(ctx context.Context) (op Opcode, message []byte, err error) {
 	if ctx.Done() != nil {
 		defer context.AfterFunc(ctx, func() { c.conn.SetReadDeadline(past) })()
 	}
 	for {
 		for len(c.input) > 0 {
-			n := c.control(c.input)
-			if n == 0 {
-				return nil
+			head, payload, n := wholeFrame(c.input)
+			switch head {
+			case 0:
+				return 0, nil, nil
+			case finBit | opPing:
+				c.sendPong(append(appendHeader(make([]byte, 0, 2+125), opPong, len(payload)), payload...))
+			case finBit | byte(OpText), finBit | byte(OpBinary):
+				if int64(len(payload)) > c.readLimit {
+					c.nhooyr = tooBig
+					return 0, nil, errTooBig
+				}
+				c.message = newMessage(len(payload))
+				message = (*c.message)[:copy(*c.message, payload)]
+				c.consume(n)
+				return Opcode(head &^ finBit), message, nil
 			}
 			c.consume(n)
 		}
 		if err := ctx.Err(); err != nil {
-			return err
+			return 0, nil, err
 		}
 		if err := c.receive(); err != nil {
-			return err
+			return 0, nil, err
 		}
 	}
 }
 
-// control deals with a ping or pong that is there whole at the beginning of p, and returns
-// its size; 0 for anything else, which is a reader's to judge.
-func (c *Conn) control(p []byte) int {
+// wholeFrame unmasks the frame at the beginning of p, if it is there whole and one of those
+// that need no reader: a ping, a pong or an unfragmented message, with no reserved bit and the
+// shortest length that it can have. It returns the frame's first byte, 0 for any other frame,
+// the payload and the size of it all.
+func wholeFrame(p []byte) (head byte, payload []byte, size int) {
 	const (
-		header  = 2
-		key     = 4
 		maskBit = 0x80
+		keySize = 4
 	)
-	if len(p) < header+key || p[0] != finBit|opPing && p[0] != finBit|opPong || p[1] < maskBit || p[1] > maskBit|125 {
-		return 0
+	if len(p) < 2 || p[1] < maskBit {
+		return 0, nil, 0
 	}
-	n := header + key + int(p[1]&^maskBit)
-	if len(p) < n {
-		return 0
-	}
-	if p[0] == finBit|opPing {
-		pong := appendHeader(make([]byte, 0, header+125), opPong, n-header-key)
-		for i, b := range p[header+key : n] {
-			pong = append(pong, b^p[header+i%key])
+	begin, n := 2, int(p[1]&^maskBit)
+	switch head = p[0]; {
+	case head == finBit|opPing || head == finBit|opPong:
+		if n > 125 {
+			return 0, nil, 0
 		}
-		c.sendPong(pong)
+	case head != finBit|byte(OpText) && head != finBit|byte(OpBinary) || n == 127:
+		return 0, nil, 0
+	case n == 126:
+		if len(p) < 4 {
+			return 0, nil, 0
+		}
+		if begin, n = 4, int(binary.BigEndian.Uint16(p[2:])); n < 126 {
+			return 0, nil, 0
+		}
 	}
-	return n
+	size = begin + keySize + n
+	if len(p) < size {
+		return 0, nil, 0
+	}
+	payload = p[begin+keySize : size]
+	unmask(payload, [keySize]byte(p[begin:]))
+	return head, payload, size
+}
+
+// unmask is RFC 6455, section 5.3.
+func unmask(p []byte, key [4]byte) {
+	k := uint64(binary.LittleEndian.Uint32(key[:]))
+	k |= k << 32
+	for len(p) >= 8 {
+		binary.LittleEndian.PutUint64(p, binary.LittleEndian.Uint64(p)^k)
+		p = p[8:]
+	}
+	for i := range p {
+		p[i] ^= key[i%4]
+	}
 }
 
 // receive waits for input. Where the descriptor is at hand, the wait holds no buffer.

@@ -10,7 +10,13 @@ import "slices"
 // without a stream. The bound counts what came by Send: a page of history that waits
 // makes no connection slow. A queue in which nothing of Send waits takes any batch
 // (Disconnect) or any frame (DropOldest). Once the connection is closing, Send fails
-// with ErrClosed.
+// with ErrClosed. A [Budget] that is nearly spent makes the bound smaller; then Disconnect
+// fails with ErrBudget.
+//
+// LatestPerKey is DropOldest that begins before the bound: a frame with a key drops the
+// one of its stream and key that waits, and a gap tells of it as of any. The newest stands
+// where it came, at the end. What was begun, what was sent by another policy or way, and
+// frames without a key are not replaced.
 func (c *Conn) Send(b *Batch, p Policy) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -21,14 +27,18 @@ func (c *Conn) Send(b *Batch, p Policy) error {
 		return nil
 	case c.free():
 		return c.trySend(b, p, false)
-	case p == DropOldest:
-		return c.queueDropping(b)
+	case p != Disconnect:
+		return c.queueDropping(b, p)
 	}
 	waits := c.queue.sent().plus(c.inFlight.minus(c.inFlightKept))
-	if waits.frames > 0 && c.above(waits.plus(load{len(b.Frames), len(b.Bytes)})) {
-		return ErrFull
+	if waits.frames > 0 {
+		if err := c.full(waits.plus(load{len(b.Frames), len(b.Bytes)})); err != nil {
+			return err
+		}
+	} else if c.spent() {
+		return ErrBudget
 	}
-	c.push(b, false)
+	c.push(b, p, false)
 	c.kick()
 	return nil
 }
@@ -51,7 +61,7 @@ func (c *Conn) sendKept(b *Batch) error {
 	case c.free():
 		return c.trySend(b, Disconnect, true)
 	}
-	c.push(b, true)
+	c.push(b, Disconnect, true)
 	c.kick()
 	return nil
 }
@@ -73,62 +83,84 @@ func (c *Conn) trySend(b *Batch, p Policy, keep bool) error {
 	}
 	rest := b.Frames[i:]
 	if n > 0 {
-		c.keepRest(rest[0].Bytes[n:], keep)
+		c.keepRest(rest[0].Bytes[n:], item{frame: rest[0], keep: keep, slow: p})
 		rest = rest[1:]
 	}
-	for _, f := range slices.Backward(rest) { // before what came meanwhile
-		c.queue.pushFront(item{frame: f, keep: keep})
+	if p == Disconnect && !keep && len(rest) > 0 && c.spent() {
+		return ErrBudget
 	}
-	if p == DropOldest {
+	for _, f := range slices.Backward(rest) { // before what came meanwhile
+		c.queue.pushFront(item{frame: f, keep: keep, slow: p})
+	}
+	if p != Disconnect {
 		c.trim(b)
 	}
 	return nil
 }
 
-func (c *Conn) push(b *Batch, keep bool) {
+func (c *Conn) push(b *Batch, p Policy, keep bool) {
 	for _, f := range b.Frames {
-		c.queue.push(item{frame: f, keep: keep})
+		c.queue.push(item{frame: f, keep: keep, slow: p})
 	}
 }
 
 // queueDropping queues b and keeps the bound. What is in flight does not count here: it
 // can't be dropped any more, and would leave no room for what is newer. mu is held.
-func (c *Conn) queueDropping(b *Batch) error {
+func (c *Conn) queueDropping(b *Batch, p Policy) error {
 	if c.queue.gaps >= c.maxFrames {
 		return ErrFull // streams without end, each with a gap
 	}
+	more := load{len(b.Frames), len(b.Bytes)}
+	if p == LatestPerKey {
+		more = more.minus(c.replace(b))
+	}
 	for _, f := range b.Frames {
-		for f.Stream != nil && c.over(len(b.Frames), len(b.Bytes)) && c.drop(f.Stream) {
+		for f.Stream != nil && c.over(more) && c.queue.dropOldest(f.Stream) {
 		}
 	}
-	if c.queue.sent().frames > 0 && c.over(len(b.Frames), len(b.Bytes)) && slices.ContainsFunc(b.Frames, func(f *Frame) bool { return f.Stream == nil }) {
-		return ErrFull
+	if err := c.full(c.queue.sent().plus(more)); err != nil && (c.queue.sent().frames > 0 || c.spent()) &&
+		slices.ContainsFunc(b.Frames, func(f *Frame) bool { return f.Stream == nil }) {
+		return err
 	}
-	c.push(b, false)
+	c.push(b, p, false)
 	c.trim(b)
 	c.kick()
 	return nil
 }
 
+// replace drops what b's frames replace, before the bound is looked at. Frames without a
+// stream are left to push, as ErrFull must not cost them anything: replace returns what
+// will go with them. mu is held.
+func (c *Conn) replace(b *Batch) (later load) {
+	for _, f := range b.Frames {
+		switch {
+		case f.Key == "":
+		case f.Stream != nil:
+			c.queue.replace(f)
+		default:
+			if old := c.queue.waiting(f); old != nil {
+				later = later.plus(load{1, len(old.Bytes)})
+			}
+		}
+	}
+	return later
+}
+
 // trim drops frames of b's streams until the queue is within its bound, or only one
-// frame of Send waits. mu is held.
+// frame of Send waits, none where the budget is spent. mu is held.
 func (c *Conn) trim(b *Batch) {
 	for _, f := range b.Frames {
-		for f.Stream != nil && c.over(0, 0) && c.queue.sent().frames-c.queue.gaps > 1 && c.drop(f.Stream) {
+		for f.Stream != nil && c.over(load{}) && (c.queue.sent().frames-c.queue.gaps > 1 || c.spent()) && c.queue.dropOldest(f.Stream) {
 		}
 	}
 }
 
-func (c *Conn) drop(stream any) bool { return c.queue.drop(stream, c.gapFrame != nil) }
-
 // over tells whether so much more is more than the queue may hold of Send. mu is held.
-func (c *Conn) over(frames, bytes int) bool {
-	return c.above(c.queue.sent().plus(load{frames, bytes}))
-}
+func (c *Conn) over(more load) bool { return c.above(c.queue.sent().plus(more)) }
 
-func (c *Conn) above(l load) bool { return l.frames > c.maxFrames || l.bytes > c.maxBytes }
+func (c *Conn) above(l load) bool { return c.full(l) != nil }
 
-// low tells whether at most half of both bounds is queued, whoever sent it. mu is held.
+// low tells whether at most half of each bound is queued, whoever sent it. mu is held.
 func (c *Conn) low() bool {
 	waits := c.queue.all().plus(c.inFlight)
 	return !c.above(waits.plus(waits))
@@ -159,7 +191,7 @@ func (c *Conn) Ping() {
 	if n == 0 {
 		c.ping = true
 	} else {
-		c.keepRest(pingFrame[n:], true)
+		c.keepRest(pingFrame[n:], control)
 	}
 	c.handOver()
 }
@@ -181,7 +213,7 @@ func (c *Conn) sendPong(frame []byte) {
 	if n == 0 && !c.isFlushed {
 		c.pong = slices.Clone(frame)
 	} else {
-		c.keepRest(slices.Clone(frame[n:]), true)
+		c.keepRest(slices.Clone(frame[n:]), control)
 	}
 	c.handOver()
 }
@@ -197,7 +229,7 @@ func (c *Conn) writeClose() {
 	n := c.tryWrite(frame)
 	if n > 0 && !c.isFlushed {
 		c.closeFrame, c.closeBegun = nil, true
-		c.keepRest(frame[n:], true)
+		c.keepRest(frame[n:], control)
 		if n == len(frame) {
 			c.closeWritten()
 		}

@@ -25,6 +25,7 @@ const (
 type writerState struct {
 	bufs     [][]byte // in flight; a gap's is nil until its frame is made
 	gaps     []placedGap
+	held     []item      // what bufs are of
 	data     load        // of bufs; control frames count in no bound
 	kept     load        // of data, what no policy may drop
 	chunk    [][]byte    // what goes out with one system call
@@ -40,27 +41,39 @@ type placedGap struct {
 
 var writerStates = sync.Pool{New: func() any { return new(writerState) }}
 
-// add adds data; control frames go to bufs directly.
-func (w *writerState) add(p []byte, keep bool) {
+// add adds data of an item, whose frame may be begun already; control frames go to bufs
+// directly.
+func (w *writerState) add(p []byte, it item) {
 	w.bufs = append(w.bufs, p)
+	w.held = append(w.held, it)
 	l := load{1, len(p)}
 	w.data = w.data.plus(l)
-	if keep {
+	if it.keep {
 		w.kept = w.kept.plus(l)
 	}
 }
 
-func (w *writerState) reset() {
+// landed ends what was in flight. mu is held.
+func (c *Conn) landed(w *writerState) {
+	for _, it := range w.held {
+		if it.frame != nil || it.gap != nil {
+			c.queue.tally.letGo(it)
+		}
+	}
 	clear(w.bufs)
 	clear(w.gaps)
-	w.bufs, w.gaps, w.data, w.kept = w.bufs[:0], w.gaps[:0], load{}, load{}
+	clear(w.held)
+	w.bufs, w.gaps, w.held, w.data, w.kept = w.bufs[:0], w.gaps[:0], w.held[:0], load{}, load{}
+	c.inFlight, c.inFlightKept, c.flying = load{}, load{}, nil
 }
 
 // write is the writer: it owns the socket until nothing waits.
 func (c *Conn) write() {
 	w := writerStates.Get().(*writerState)
 	defer func() {
-		w.reset()
+		c.mu.Lock()
+		c.landed(w)
+		c.mu.Unlock()
 		w.deadline = false
 		writerStates.Put(w)
 	}()
@@ -76,8 +89,7 @@ func (c *Conn) write() {
 func (c *Conn) take(w *writerState) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	w.reset()
-	c.inFlight, c.inFlightKept = load{}, load{}
+	c.landed(w)
 	if c.closeBegun && c.partial == nil {
 		c.closeWritten()
 		return false
@@ -94,8 +106,8 @@ func (c *Conn) take(w *writerState) bool {
 		return false
 	}
 	if c.partial != nil {
-		w.add(c.partial, c.partialKept)
-		c.partial = nil
+		w.add(c.partial, c.begun)
+		c.partial, c.begun = nil, item{}
 	}
 	if c.pong != nil {
 		w.bufs = append(w.bufs, c.pong)
@@ -109,16 +121,16 @@ func (c *Conn) take(w *writerState) bool {
 		it := c.queue.pop()
 		if it.gap != nil {
 			w.gaps = append(w.gaps, placedGap{len(w.bufs), it.gap})
-			w.add(nil, false)
+			w.add(nil, it)
 		} else {
-			w.add(it.frame.Bytes, it.keep)
+			w.add(it.frame.Bytes, it)
 		}
 	}
 	if c.queue.n == 0 && c.closeFrame != nil {
 		w.bufs = append(w.bufs, c.closeFrame)
 		c.closeFrame, c.closeBegun = nil, true
 	}
-	c.inFlight, c.inFlightKept = w.data, w.kept
+	c.inFlight, c.inFlightKept, c.flying = w.data, w.kept, w.held
 	c.tellLowWater()
 	return true
 }
@@ -271,17 +283,31 @@ func (c *Conn) handOver() {
 	c.kick()
 }
 
-// keepRest keeps the rest of a frame that was begun; keep tells that Send's bound does
-// not count it. mu is held.
-func (c *Conn) keepRest(p []byte, keep bool) {
+// keepRest keeps the rest of a frame that was begun: it's frame, or a control frame. mu is
+// held.
+func (c *Conn) keepRest(p []byte, it item) {
 	if len(p) == 0 || c.isFlushed {
 		return
 	}
-	c.partial, c.partialKept = p, keep
+	c.partial, c.begun = p, it
 	c.inFlight = load{1, len(p)}
-	if keep {
+	if it.keep {
 		c.inFlightKept = c.inFlight
 	}
+	if it.frame != nil {
+		c.queue.tally.hold(it)
+	}
+}
+
+// control is the item of a control frame: no bound counts it.
+var control = item{keep: true}
+
+// dropBegun is for a connection that writes no more. mu is held.
+func (c *Conn) dropBegun() {
+	if c.begun.frame != nil {
+		c.queue.tally.letGo(c.begun)
+	}
+	c.begun = item{}
 }
 
 // SendWait is Send for frames that no policy may drop and that Send's bound does not

@@ -1,0 +1,144 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"runtime"
+	"time"
+
+	"github.com/chathub-go/hub"
+)
+
+type idleRoomsConfig struct{ Rooms int }
+
+// idleRoomsResult is for one room.
+type idleRoomsResult struct {
+	Empty      float64 // bytes: it has had a member
+	Kept       float64 // bytes: that member published 128 bytes, which are kept
+	Goroutines float64
+}
+
+// measureIdleRooms opens rooms in this process, each by a member that comes and goes, and
+// prints what one costs in heap and stacks after a collection.
+func measureIdleRooms(c idleRoomsConfig) error {
+	var r idleRoomsResult
+	var err error
+	if r.Empty, r.Goroutines, err = idleRoomsCost(c.Rooms, nil); err != nil {
+		return err
+	}
+	if r.Kept, _, err = idleRoomsCost(c.Rooms, texts(smallSize)[0]); err != nil {
+		return err
+	}
+	return json.NewEncoder(os.Stdout).Encode(r)
+}
+
+// idleRoomsCost is what a room costs that was opened by a member, who says message if there is
+// one.
+func idleRoomsCost(n int, message []byte) (size, goroutines float64, err error) {
+	left := make(chan struct{}, 1)
+	h := hub.New(hub.WithIdle(time.Hour), hub.WithTextFormat(hub.RawText()),
+		hub.WithOnLeave(func(*hub.Client, *hub.Room, error) { left <- struct{}{} }))
+	mux := http.NewServeMux()
+	mux.Handle("/room/{room}", h)
+	listener, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		return 0, 0, err
+	}
+	server := &http.Server{Handler: mux}
+	go server.Serve(listener)
+	defer server.Close()
+	use := func(room string) error {
+		if err := visit(listener.Addr().String(), room, message); err != nil {
+			return err
+		}
+		select {
+		case <-left:
+			return nil
+		case <-time.After(10 * time.Second):
+			return fmt.Errorf("the member of %s does not leave", room)
+		}
+	}
+	// What the hub and net/http start with the first connection does not count.
+	for i := range 10 {
+		if err := use(fmt.Sprintf("first%d", i)); err != nil {
+			return 0, 0, err
+		}
+	}
+	before := settled()
+	for i := range n {
+		if err := use(fmt.Sprintf("room%d", i)); err != nil {
+			return 0, 0, err
+		}
+	}
+	after := settled()
+	if s := h.Stats(); s.Rooms != n+10 || s.Clients != 0 {
+		return 0, 0, fmt.Errorf("%d rooms are open and %d clients are there, want %d and 0", s.Rooms, s.Clients, n+10)
+	}
+	size = (float64(after.Heap+after.Stack) - float64(before.Heap+before.Stack)) / float64(n)
+	goroutines = float64(after.Goroutines-before.Goroutines) / float64(n)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	return size, goroutines, h.Shutdown(ctx)
+}
+
+// visit joins a room, says message and sees it come back, or where there is none has it joined
+// by what the server answers to the handshake, and closes.
+func visit(address, room string, message []byte) error {
+	conn, err := net.Dial("tcp4", address)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+	_, err = fmt.Fprintf(conn, "GET /room/%s HTTP/1.1\r\nHost: %s\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
+		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n", room, address)
+	if err != nil {
+		return err
+	}
+	in := bufio.NewReader(conn)
+	response, err := http.ReadResponse(in, nil)
+	if err != nil {
+		return err
+	}
+	if response.StatusCode != http.StatusSwitchingProtocols {
+		return errors.New(response.Status)
+	}
+	var mask [4]byte
+	if message != nil {
+		// At most 16 bits of length: see appendHeader. The client's has the mask bit too.
+		frame := appendHeader(nil, len(message))
+		frame[1] |= 0x80
+		frame = append(append(frame, mask[:]...), message...)
+		if _, err := conn.Write(frame); err != nil {
+			return err
+		}
+		back := make([]byte, len(appendHeader(nil, len(message)))+len(message))
+		if _, err := io.ReadFull(in, back); err != nil {
+			return err
+		}
+		if !bytes.HasSuffix(back, message) {
+			return fmt.Errorf("%s said %q", room, back)
+		}
+	}
+	if _, err := conn.Write(append([]byte{0x88, 0x80}, mask[:]...)); err != nil {
+		return err
+	}
+	_, err = io.Copy(io.Discard, in) // the server's close frame, and its end
+	return err
+}
+
+// settled collects what can be collected and reads the figures. Goroutines that are about to
+// end have had their time: their connections are closed on both sides.
+func settled() stats {
+	runtime.GC()
+	runtime.GC() // what the first one's finalizers and pools let go
+	return readStats()
+}
