@@ -179,7 +179,8 @@ func WithPing(after, dead time.Duration) Option {
 }
 
 // WithWriteTimeout sets how long a client may take no byte at all while something
-// waits for it. The default is 10 s. A slow client that takes some is not cut.
+// waits for it. The default is 10 s. A slow client that takes some is not cut: it has as long
+// again from the end of the time in which it did.
 func WithWriteTimeout(d time.Duration) Option {
 	need(d > 0, "WithWriteTimeout(%v): above 0", d)
 	return option(func(c *config) { c.writeTimeout = d })

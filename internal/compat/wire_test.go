@@ -16,6 +16,7 @@ import (
 	"math/big"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -41,8 +42,9 @@ func (v violation) Error() string { return "on the wire: " + string(v) }
 type wire struct {
 	net.Conn
 	*pacer
-	ended bool // a close frame has come
-	read  int  // bytes of frames
+	ended bool   // a close frame has come
+	read  int    // bytes of frames
+	ahead []byte // taken from the connection before
 }
 
 // A pacer is the transport below, memory or TCP, read as slowly as a test wants.
@@ -56,11 +58,18 @@ func (p *pacer) Read(b []byte) (int, error) {
 	if p.chunk == 0 {
 		return p.Conn.Read(b)
 	}
-	<-time.After(p.every)
-	return p.Conn.Read(b[:min(len(b), p.chunk)])
+	n, err := p.Conn.Read(b[:min(len(b), p.chunk)])
+	<-time.After(p.every * time.Duration(n) / time.Duration(p.chunk))
+	return n, err
 }
 
 func (w *wire) Read(b []byte) (int, error) {
+	if len(w.ahead) > 0 {
+		n := copy(b, w.ahead)
+		w.ahead = w.ahead[n:]
+		w.read += n
+		return n, nil
+	}
 	n, err := w.Conn.Read(b)
 	w.read += n
 	return n, err
@@ -328,4 +337,36 @@ func distinct(n, size int) []string {
 func lost(c *hub.Client) bool {
 	var ce *hub.CloseError
 	return errors.As(c.Err(), &ce) && ce.Code == hub.CodeLost
+}
+
+// dialTCP connects with room for so many bytes that the client does not read; 0 is the system's choice.
+func dialTCP(to target, room int) (*wire, error) {
+	u, err := url.Parse(to.url)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := net.Dial("tcp", u.Host)
+	if err != nil {
+		return nil, err
+	}
+	if room > 0 {
+		_ = conn.(*net.TCPConn).SetReadBuffer(room)
+	}
+	_ = conn.SetDeadline(time.Now().Add(2 * patience))
+	w := &wire{pacer: &pacer{Conn: conn}}
+	w.Conn = w.pacer
+	if u.Scheme == "wss" {
+		w.Conn = tls.Client(w.pacer, &tls.Config{RootCAs: to.roots, ServerName: "example.com"})
+	}
+	return w, shake(w.Conn, u.Path, "")
+}
+
+// expectGoodbye shuts the hub down.
+func (w *wire) expectGoodbye(t *testing.T, h *hub.Hub) {
+	t.Helper()
+	down := make(chan error, 1)
+	go func() { down <- h.Shutdown(context.Background()) }()
+	w.expectClose(t, hub.CodeRestart)
+	require.NoError(t, w.Close())
+	require.NoError(t, <-down)
 }
