@@ -6,7 +6,8 @@
 // jobs and the room's clients of that worker. Which clients are in a lane is itself
 // changed by jobs, so a client that is added gets exactly what is sent after it. A
 // worker serves its lanes in turn and a large one in slices, so that a room of
-// 100,000 does not hold up a room of two.
+// 100,000 does not hold up a room of two. Sends that come while others are under way join
+// them, see sweep.
 package fanout
 
 import (
@@ -29,11 +30,6 @@ const (
 	// slice is how many clients of one lane a worker serves before it turns to the
 	// next lane: at 5 to 10 µs for a write, others wait for about 1 ms.
 	slice = 128
-
-	// maxMerge and maxMergeBytes bound what a worker that is behind makes one batch of: as
-	// many messages as a room takes at once, and what goes out with one system call.
-	maxMerge      = 64
-	maxMergeBytes = 64 << 10
 
 	// keepJobs is the largest list of jobs that a lane keeps while it has none.
 	keepJobs = 16
@@ -122,7 +118,7 @@ type Group struct {
 func (p *Pool) NewGroup() *Group {
 	g := &Group{ready: make(chan struct{}, 1), lanes: make([]*lane, len(p.workers))}
 	for i, w := range p.workers {
-		g.lanes[i] = &lane{w: w, ready: g.ready}
+		g.lanes[i] = &lane{w: w, ready: g.ready, sweep: sweep{spare: &w.spare}}
 	}
 	return g
 }
@@ -230,7 +226,7 @@ type lane struct {
 	members []slot // worker only
 	current []job  // worker only: taken from jobs
 	at      int    // worker only: the job in current
-	next    int    // worker only: the member that the job has come to
+	sweep   sweep  // worker only: the sends under way
 }
 
 // push must only be called from the room's loop.
@@ -267,6 +263,8 @@ type worker struct {
 	wake chan struct{}
 	done chan struct{}
 
+	spare *log // its goroutine only
+
 	mu    sync.Mutex // guards queue, and the lanes' jobs and queued
 	queue []*lane    // lanes with work, served in turn
 }
@@ -300,24 +298,8 @@ func (w *worker) run() {
 // serve does one slice of a lane's work, and puts it back in the queue if it has more.
 func (w *worker) serve(l *lane) {
 	for budget := slice; budget > 0; {
-		if l.at == len(l.current) {
-			clear(l.current)
-			w.mu.Lock()
-			if len(l.jobs) == 0 {
-				l.queued = false
-				if cap(l.current) > keepJobs { // a burst of joins is no reason to hold its memory
-					l.current, l.jobs = nil, nil
-				}
-				l.current, l.at = l.current[:0], 0
-				w.mu.Unlock()
-				return
-			}
-			l.current, l.jobs = l.jobs, l.current[:0]
-			l.at = 0
-			w.mu.Unlock()
-			merged := merge(l.current)
-			clear(l.current[len(merged):])
-			l.current = merged
+		if l.at == len(l.current) && !l.fetch() {
+			return
 		}
 		budget -= l.step(budget)
 	}
@@ -326,69 +308,57 @@ func (w *worker) serve(l *lane) {
 	w.mu.Unlock()
 }
 
-// merge makes one job of sends that follow one another: who takes them all takes them with
-// one system call.
-func merge(jobs []job) []job {
-	kept := jobs[:0]
-	for len(jobs) > 0 {
-		n := mergeable(jobs)
-		first := jobs[0]
-		if n > 1 {
-			first.b = join(jobs[:n])
-			for _, j := range jobs[1:n] {
-				first.weight += j.weight
-			}
-		}
-		kept = append(kept, first)
-		jobs = jobs[n:]
+// fetch takes the jobs that came meanwhile, and says whether there is anything to do.
+func (l *lane) fetch() bool {
+	clear(l.current)
+	l.w.mu.Lock()
+	defer l.w.mu.Unlock()
+	l.current, l.jobs = l.jobs, l.current[:0]
+	l.at = 0
+	if len(l.current) > 0 || len(l.sweep.sends) > 0 {
+		return true
 	}
-	return kept
+	l.queued = false
+	if cap(l.current) > keepJobs || cap(l.jobs) > keepJobs { // a burst of joins is no reason to hold its memory
+		l.current, l.jobs = nil, nil
+	}
+	return false
 }
 
-// mergeable returns how many of the first jobs can be one, at least 1.
-func mergeable(jobs []job) int {
-	var frames, bytes [Doors]int
-	for i := range jobs {
-		j := &jobs[i]
-		if j.op != opSend || j.member != nil {
-			return max(i, 1)
-		}
-		for door, b := range j.b {
-			if b == nil {
-				continue
-			}
-			frames[door] += len(b.Frames)
-			bytes[door] += len(b.Bytes)
-			if frames[door] > maxMerge || bytes[door] > maxMergeBytes {
-				return max(i, 1)
-			}
-		}
-	}
-	return len(jobs)
-}
-
-// join is the batches of sends as one.
-func join(jobs []job) *Batches {
-	all := new(Batches)
-	for door := range all {
-		var batches [maxMerge]*wsconn.Batch
-		some := batches[:0]
-		for _, j := range jobs {
-			if b := j.b[door]; b != nil {
-				some = append(some, b)
-			}
-		}
-		if len(some) > 0 {
-			all[door] = wsconn.JoinBatches(some)
-		}
-	}
-	return all
-}
-
-// step does the current job for at most n members and returns how many it served,
-// at least 1.
+// step begins what can begin, serves at most n members, and returns how many it served, at
+// least 1.
 func (l *lane) step(n int) int {
-	j := &l.current[l.at]
+	for ; l.at < len(l.current); l.at++ {
+		j := &l.current[l.at]
+		if j.op != opSend && j.op != opSendAll {
+			if len(l.sweep.sends) > 0 {
+				break // it is for after what came before
+			}
+			l.do(j)
+			l.at++
+			return 1
+		}
+		s := send{b: j.b, weight: j.weight, all: j.op == opSendAll, except: j.member}
+		if !l.sweep.takes(&s) {
+			break
+		}
+		if len(l.members) == 0 {
+			l.sent(j.weight)
+			continue
+		}
+		l.sweep.begin(s, len(l.members))
+	}
+	if len(l.sweep.sends) == 0 {
+		return 1
+	}
+	served, ended := l.sweep.serve(l.members, min(n, grain))
+	l.w.pool.sent.Add(uint64(served))
+	l.sent(ended)
+	return served
+}
+
+// do does a job that is for one member, or none.
+func (l *lane) do(j *job) {
 	switch j.op {
 	case opAdd:
 		j.member.index = len(l.members)
@@ -409,31 +379,14 @@ func (l *lane) step(n int) int {
 		if j.left.Add(-1) == 0 {
 			j.done()
 		}
-	case opSend, opSendAll:
-		end := min(l.next+n, len(l.members))
-		served := end - l.next
-		some := l.members[l.next:end]
-		for i := range some {
-			if m := &some[i]; (m.live || j.op == opSendAll) && m.member != j.member {
-				m.to.Receive(j.b, false)
-			}
-		}
-		l.w.pool.sent.Add(uint64(served))
-		l.next = end
-		if end < len(l.members) {
-			return max(served, 1)
-		}
-		l.next = 0
-		l.at++
-		l.sent(j.weight)
-		return max(served, 1)
 	}
-	l.at++
-	return 1
 }
 
 // sent ends a send of n messages.
 func (l *lane) sent(n int32) {
+	if n == 0 {
+		return
+	}
 	if left := l.waiting.Add(-n); left < MaxWaiting && left+n >= MaxWaiting {
 		select {
 		case l.ready <- struct{}{}:
@@ -460,6 +413,7 @@ func (l *lane) remove(m *Member) {
 	l.members[m.index].member.index = m.index
 	l.members[last] = slot{}
 	l.members = l.members[:last]
+	l.sweep.next = 0
 	m.index = -1
 	if last == 0 {
 		l.members = nil

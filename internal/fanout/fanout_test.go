@@ -3,6 +3,8 @@ package fanout
 import (
 	"fmt"
 	"math/rand/v2"
+	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -288,7 +290,7 @@ func TestSendsThatWaitAreMerged(t *testing.T) {
 	for i := range 200 {
 		send(fmt.Sprint("message ", i))
 	}
-	large := strings.Repeat("x", maxMergeBytes/2)
+	large := strings.Repeat("x", maxJoinedBytes/2)
 	for i := range 3 {
 		send(fmt.Sprint(large, i))
 	}
@@ -299,7 +301,7 @@ func TestSendsThatWaitAreMerged(t *testing.T) {
 	barrier(g)
 	var got []string
 	for i, c := range calls {
-		require.LessOrEqual(t, len(c), maxMerge, "call %d", i)
+		require.LessOrEqual(t, len(c), maxJoined, "call %d", i)
 		got = append(got, c...)
 	}
 	require.Equal(t, want, got)
@@ -311,3 +313,138 @@ func TestSendsThatWaitAreMerged(t *testing.T) {
 type batchReceiver func(*Batches)
 
 func (f batchReceiver) Receive(b *Batches, _ bool) { f(b) }
+
+// Whatever is sent to whomever, while members come and go and workers fall behind: each member
+// gets exactly what is its own, in the order in which it was sent.
+func TestRandomSends(t *testing.T) {
+	for seed := range uint64(30) {
+		rng := rand.New(rand.NewPCG(seed, 0))
+		p := NewPool(1 + int(seed%3))
+		g := p.NewGroup()
+		type member struct {
+			*Member
+			want, got []string
+			live      bool
+		}
+		var in, all []*member
+		add := func() {
+			m := &member{}
+			m.Member = NewMember(batchReceiver(func(b *Batches) {
+				bytes := 0
+				for _, f := range b[0].Frames {
+					m.got = append(m.got, string(f.Bytes))
+					bytes += len(f.Bytes)
+				}
+				if bytes != len(b[0].Bytes) || len(b[0].Frames) > maxJoined {
+					t.Errorf("%d frames of %d bytes, joined %d", len(b[0].Frames), bytes, len(b[0].Bytes))
+				}
+				if len(m.got)%50 == 0 {
+					runtime.Gosched()
+				}
+			}), rng.Uint32())
+			g.Add(m.Member, say("welcome"))
+			m.want = append(m.want, "welcome")
+			in, all = append(in, m), append(all, m)
+		}
+		members := rng.IntN(200)
+		for range members {
+			add()
+		}
+		for i := range 1500 {
+			s := fmt.Sprint(i)
+			var one *member
+			if len(in) > 0 {
+				one = in[rng.IntN(len(in))]
+			}
+			switch k := rng.IntN(200); {
+			case k == 0:
+				add()
+			case one == nil:
+			case k == 1:
+				g.Remove(one.Member, say("bye"))
+				one.want = append(one.want, "bye")
+				in = slices.DeleteFunc(in, func(m *member) bool { return m == one })
+			case k < 20 && !one.live:
+				g.Live(one.Member, say("tail"))
+				one.want, one.live = append(one.want, "tail"), true
+			case k == 20:
+				g.SendTo(one.Member, say(s))
+				one.want = append(one.want, s)
+			case k == 21:
+				g.SendAll(say(s))
+				for _, m := range in {
+					m.want = append(m.want, s)
+				}
+			default:
+				except := one.Member
+				if k > 25 {
+					except = nil
+				}
+				g.Send(say(s), except)
+				for _, m := range in {
+					if m.live && m.Member != except {
+						m.want = append(m.want, s)
+					}
+				}
+			}
+			if rng.IntN(100) == 0 {
+				barrier(g)
+			}
+		}
+		barrier(g)
+		for i, m := range all {
+			require.Equal(t, m.want, m.got, "seed %d, member %d", seed, i)
+		}
+		for _, l := range g.lanes {
+			require.Zero(t, l.waiting.Load())
+			require.Nil(t, l.sweep.log)
+		}
+		p.Close()
+	}
+}
+
+// Messages that come one after another, while a large lane is gone through, cost each member
+// one call a round, not one a message, and none waits for the round to end.
+func TestSendsJoinOnTheWay(t *testing.T) {
+	p := NewPool(1)
+	defer p.Close()
+	g := p.NewGroup()
+	const members = 10 * grain
+	calls, messages := 0, 0
+	next := make(chan struct{})
+	for range members {
+		m := NewMember(batchReceiver(func(b *Batches) {
+			if calls++; calls%grain == 0 {
+				next <- struct{}{} // the next message comes
+				<-next
+			}
+			messages += len(b[0].Frames)
+		}), 0)
+		g.Add(m, nil)
+		g.Live(m, nil)
+	}
+	barrier(g)
+	const sends = 100
+	g.Send(say("x"), nil)
+	done := make(chan struct{})
+	for sent := 1; ; {
+		if sent == sends {
+			g.Flush(func() { close(done) })
+			sent++
+		}
+		select {
+		case <-next:
+			if sent < sends {
+				g.Send(say("x"), nil)
+				sent++
+			}
+			next <- struct{}{}
+			continue
+		case <-done:
+		}
+		break
+	}
+	require.Equal(t, members*sends, messages)
+	// In each round of 10 grains come 10 messages: a call for 10, and a round more at the ends.
+	require.LessOrEqual(t, calls, members*(sends/10+2))
+}

@@ -114,24 +114,6 @@ type Batch struct {
 	Bytes  []byte // the frames' bytes, one after another
 }
 
-// JoinBatches returns a batch of all frames of batches, of which there is at least one.
-func JoinBatches(batches []*Batch) *Batch {
-	if len(batches) == 1 {
-		return batches[0]
-	}
-	frames, bytes := 0, 0
-	for _, b := range batches {
-		frames += len(b.Frames)
-		bytes += len(b.Bytes)
-	}
-	all := &Batch{Frames: make([]*Frame, 0, frames), Bytes: make([]byte, 0, bytes)}
-	for _, b := range batches {
-		all.Frames = append(all.Frames, b.Frames...)
-		all.Bytes = append(all.Bytes, b.Bytes...)
-	}
-	return all
-}
-
 // NewBatch joins frames. For a single one, Bytes are the frame's own.
 func NewBatch(frames ...*Frame) *Batch {
 	if len(frames) == 1 {
