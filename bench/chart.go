@@ -11,7 +11,7 @@ import (
 // A chart shows one metric of all kinds as bars, or points as a line.
 type chart struct {
 	name, title  string
-	metric, part string // part of a bar is drawn dark, "" for none
+	metric, part string // part of a bar is drawn apart, "" for none
 	format       string
 	points       []point
 }

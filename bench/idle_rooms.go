@@ -12,16 +12,22 @@ import (
 	"net/http"
 	"os"
 	"runtime"
+	"runtime/pprof"
 	"time"
 
 	"github.com/chathub-go/hub"
 )
 
-type idleRoomsConfig struct{ Rooms int }
+type idleRoomsConfig struct {
+	Rooms   int
+	Profile string // file for a profile of the heap with the open rooms, "" for none
+}
 
 // idleRoomsResult is for one room.
 type idleRoomsResult struct {
 	Empty      float64 // bytes: it has had a member
+	Stack      float64 // bytes: the part of Empty that is stacks
+	Live       float64 // bytes: objects of Empty that live
 	Kept       float64 // bytes: that member published 128 bytes, which are kept
 	Goroutines float64
 }
@@ -29,20 +35,22 @@ type idleRoomsResult struct {
 // measureIdleRooms opens rooms in this process, each by a member that comes and goes, and
 // prints what one costs in heap and stacks after a collection.
 func measureIdleRooms(c idleRoomsConfig) error {
-	var r idleRoomsResult
-	var err error
-	if r.Empty, r.Goroutines, err = idleRoomsCost(c.Rooms, nil); err != nil {
+	r, err := idleRoomsCost(c, nil)
+	if err != nil {
 		return err
 	}
-	if r.Kept, _, err = idleRoomsCost(c.Rooms, texts(smallSize)[0]); err != nil {
+	kept, err := idleRoomsCost(idleRoomsConfig{Rooms: c.Rooms}, texts(smallSize)[0])
+	if err != nil {
 		return err
 	}
+	r.Kept = kept.Empty
 	return json.NewEncoder(os.Stdout).Encode(r)
 }
 
 // idleRoomsCost is what a room costs that was opened by a member, who says message if there is
 // one.
-func idleRoomsCost(n int, message []byte) (size, goroutines float64, err error) {
+func idleRoomsCost(c idleRoomsConfig, message []byte) (r idleRoomsResult, err error) {
+	n := c.Rooms
 	left := make(chan struct{}, 1)
 	h := hub.New(hub.WithIdle(time.Hour), hub.WithTextFormat(hub.RawText()),
 		hub.WithOnLeave(func(*hub.Client, *hub.Room, error) { left <- struct{}{} }))
@@ -50,7 +58,7 @@ func idleRoomsCost(n int, message []byte) (size, goroutines float64, err error) 
 	mux.Handle("/room/{room}", h)
 	listener, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
-		return 0, 0, err
+		return r, err
 	}
 	server := &http.Server{Handler: mux}
 	go server.Serve(listener)
@@ -69,24 +77,32 @@ func idleRoomsCost(n int, message []byte) (size, goroutines float64, err error) 
 	// What the hub and net/http start with the first connection does not count.
 	for i := range 10 {
 		if err := use(fmt.Sprintf("first%d", i)); err != nil {
-			return 0, 0, err
+			return r, err
 		}
 	}
 	before := settled()
 	for i := range n {
 		if err := use(fmt.Sprintf("room%d", i)); err != nil {
-			return 0, 0, err
+			return r, err
 		}
 	}
 	after := settled()
-	if s := h.Stats(); s.Rooms != n+10 || s.Clients != 0 {
-		return 0, 0, fmt.Errorf("%d rooms are open and %d clients are there, want %d and 0", s.Rooms, s.Clients, n+10)
+	if c.Profile != "" {
+		if err := profileTo(c.Profile, pprof.WriteHeapProfile); err != nil {
+			return r, err
+		}
 	}
-	size = (float64(after.Heap+after.Stack) - float64(before.Heap+before.Stack)) / float64(n)
-	goroutines = float64(after.Goroutines-before.Goroutines) / float64(n)
+	if s := h.Stats(); s.Rooms != n+10 || s.Clients != 0 {
+		return r, fmt.Errorf("%d rooms are open and %d clients are there, want %d and 0", s.Rooms, s.Clients, n+10)
+	}
+	each := func(before, after uint64) float64 { return (float64(after) - float64(before)) / float64(n) }
+	r.Empty = each(before.Heap+before.Stack, after.Heap+after.Stack)
+	r.Stack = each(before.Stack, after.Stack)
+	r.Live = each(before.Live, after.Live)
+	r.Goroutines = each(uint64(before.Goroutines), uint64(after.Goroutines))
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	return size, goroutines, h.Shutdown(ctx)
+	return r, h.Shutdown(ctx)
 }
 
 // visit joins a room, says message and sees it come back, or where there is none has it joined

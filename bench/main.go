@@ -29,7 +29,7 @@ func run() error {
 		if !ok {
 			return fmt.Errorf("no server %q", c.Kind)
 		}
-		return serve(k, c.Deflate)
+		return serve(k, c)
 	case "load":
 		var c loadConfig
 		if err := json.Unmarshal([]byte(os.Args[1]), &c); err != nil {

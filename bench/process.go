@@ -99,7 +99,8 @@ func lastLines(s string, n int) string {
 // serverConfig is what a server process does.
 type serverConfig struct {
 	Kind    string
-	Deflate bool
+	Deflate bool // permessage-deflate without context takeover
+	AtRest  bool // many connections that say little: a library's settings for that, if it has any
 }
 
 // pair is a server and its load, connected.
@@ -114,7 +115,7 @@ type pair struct {
 func connect(k kind, c loadConfig) (*pair, error) {
 	p := &pair{kind: k}
 	var err error
-	if p.server, err = startChild("server", serverConfig{k.name, c.Deflate}); err != nil {
+	if p.server, err = startChild("server", serverConfig{k.name, c.Deflate, c.Silent}); err != nil {
 		return nil, err
 	}
 	var address string

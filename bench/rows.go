@@ -319,7 +319,11 @@ func (b *bench) oneSize(k kind, size, round int) (m measured, err error) {
 func sizeRow(size int) string { return fmt.Sprintf("%s/%d", rowSizes, size) }
 
 func (b *bench) runIdleRooms(k kind, round int) error {
-	c, err := startChild("rooms", idleRoomsConfig{Rooms: 10000})
+	config := idleRoomsConfig{Rooms: 10000}
+	if b.profiles != "" {
+		config.Profile = b.profile(rowIdleRooms, k, round, "heap")
+	}
+	c, err := startChild("rooms", config)
 	if err != nil {
 		return err
 	}
@@ -329,6 +333,8 @@ func (b *bench) runIdleRooms(k kind, round int) error {
 		return err
 	}
 	b.samples.add(rowIdleRooms, k.name, mRoomEmpty, round, r.Empty)
+	b.samples.add(rowIdleRooms, k.name, mRoomStack, round, r.Stack)
+	b.samples.add(rowIdleRooms, k.name, mRoomLive, round, r.Live)
 	b.samples.add(rowIdleRooms, k.name, mRoomKept, round, r.Kept)
 	b.samples.add(rowIdleRooms, k.name, mGoroutines, round, r.Goroutines)
 	return nil

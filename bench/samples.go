@@ -32,7 +32,9 @@ const (
 	mRSS        = "rss"         // for a connection, KiB
 	mRSSFreed   = "rss freed"   // the same after debug.FreeOSMemory
 	mGoroutines = "goroutines"  // for a connection
-	mRoomEmpty  = "room empty"  // an open room that has kept nothing, bytes
+	mRoomEmpty  = "room empty"  // an open room that keeps nothing, bytes
+	mRoomStack  = "room stack"  // the part of it that is stacks, bytes
+	mRoomLive   = "room live"   // HeapAlloc of it, bytes
 	mRoomKept   = "room kept"   // an open room with one message kept, bytes
 )
 

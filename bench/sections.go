@@ -92,7 +92,7 @@ func (b *bench) single() section {
 		),
 		kinds:   notJSON,
 		columns: closedColumns,
-		chart:   &chart{name: "single", title: "Server CPU for a delivery, µs (dark: outside the kernel). 1,000 members, one message at a time", metric: mCPU, part: mUser, format: "%.2f"},
+		chart:   &chart{name: "single", title: "Server CPU for a delivery, µs (left part: outside the kernel). 1,000 members, one message at a time", metric: mCPU, part: mUser, format: "%.2f"},
 	}
 }
 
@@ -217,7 +217,7 @@ func (b *bench) idle() section {
 			{"after FreeOSMemory, KiB", mRSSFreed, "%.1f"},
 			{"goroutines", mGoroutines, "%.1f"},
 		},
-		chart: &chart{name: "idle", title: "RSS of a connection at rest, KiB (dark: after debug.FreeOSMemory)", metric: mRSS, part: mRSSFreed, format: "%.1f"},
+		chart: &chart{name: "idle", title: "RSS of a connection at rest, KiB (left part: after debug.FreeOSMemory)", metric: mRSS, part: mRSSFreed, format: "%.1f"},
 	}
 }
 
@@ -248,7 +248,7 @@ func (b *bench) idleRooms() section {
 		name:  rowIdleRooms,
 		row:   rowIdleRooms,
 		title: "10,000 open rooms at rest",
-		how: "Heap and stacks of the process after a collection, for a room that one member has opened and left again; and where that member " +
+		how: "Heap and stacks in use of the process after a collection (whole spans, also where they hold little), for a room that one member has opened and left again; and where that member " +
 			"said 128 bytes, which are kept.",
 		figures: measuredIn(
 			limited("at most 4 KiB each", b.samples.spread(rowIdleRooms, "hub", mRoomEmpty), 4096, "%.0f bytes"),
@@ -256,6 +256,8 @@ func (b *bench) idleRooms() section {
 		),
 		columns: []column{
 			{"open, bytes", mRoomEmpty, "%.0f"},
+			{"of them stack", mRoomStack, "%.0f"},
+			{"objects that live, bytes", mRoomLive, "%.0f"},
 			{"with a message kept, bytes", mRoomKept, "%.0f"},
 			{"goroutines", mGoroutines, "%.1f"},
 		},
@@ -290,9 +292,9 @@ func (s spread) text(format string) string {
 		return "NaN"
 	}
 	text := fmt.Sprintf(format, s.Median)
-	if s.N > 1 {
-		number, _, _ := strings.Cut(format, " ")
-		text += fmt.Sprintf(" ("+number+" to "+number+")", s.Min, s.Max)
+	number, _, _ := strings.Cut(format, " ")
+	if least, most := fmt.Sprintf(number, s.Min), fmt.Sprintf(number, s.Max); least != most {
+		text += " (" + least + " to " + most + ")"
 	}
 	return grouped(text)
 }

@@ -20,10 +20,8 @@ import (
 // A kind is one way to serve rooms. Each serves /room/{room}: a text message that comes in
 // goes to every member of the room, its sender too.
 type kind struct {
-	name string
-	// handler returns what serves; deflate asks for permessage-deflate without context
-	// takeover.
-	handler func(deflate bool) http.Handler
+	name    string
+	handler func(serverConfig) http.Handler
 	dialect dialect
 	floor   bool // no library, and no compression
 	peer    bool // a library that people would pick instead of the hub
@@ -50,7 +48,7 @@ var kinds = []kind{
 	{name: "nhooyr", handler: nhooyrHandler, peer: true, ordered: true,
 		about: "its `Write` in a hub of the same shape as gorilla's"},
 	{name: "centrifuge", handler: centrifugeHandler, dialect: centrifugal, peer: true, ordered: true,
-		about: "memory broker, JSON protocol, no history; all that waits in one frame (`MaxMessagesInFrame` -1), pool of write buffers, cache of prepared messages for compression; each message is wrapped in its protocol, some 50 bytes more"},
+		about: "memory broker, JSON protocol, no history; all that waits in one frame (`MaxMessagesInFrame` -1), pool of write buffers, cache of prepared messages for compression, and for connections at rest `ProcessCommandsOffReadLoop`; each message is wrapped in its protocol, some 50 bytes more"},
 }
 
 func kindNamed(name string) (kind, bool) {
@@ -69,6 +67,7 @@ type stats struct {
 	RSS        int64  // resident memory, bytes, from /proc
 	Mallocs    uint64 // allocations since the start
 	Heap       uint64 // HeapInuse, bytes
+	Live       uint64 // HeapAlloc, bytes
 	Stack      uint64 // StackInuse, bytes
 	Goroutines int
 }
@@ -76,7 +75,7 @@ type stats struct {
 func readStats() (s stats) {
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
-	s.Mallocs, s.Heap, s.Stack = m.Mallocs, m.HeapInuse, m.StackInuse
+	s.Mallocs, s.Heap, s.Live, s.Stack = m.Mallocs, m.HeapInuse, m.HeapAlloc, m.StackInuse
 	s.Goroutines = runtime.NumGoroutine()
 	s.RSS = rss()
 	var u unix.Rusage
@@ -106,14 +105,14 @@ func rss() int64 {
 // input ends, each with its stats: "stats"; "free", which gives memory back to the system first;
 // "cpu FILE" and "cpu", which begin and end a CPU profile; "heap FILE", which writes a profile of
 // the heap.
-func serve(k kind, deflate bool) error {
+func serve(k kind, c serverConfig) error {
 	raiseFiles()
 	listener, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
 		return err
 	}
 	mux := http.NewServeMux()
-	mux.Handle("/room/{room}", k.handler(deflate))
+	mux.Handle("/room/{room}", k.handler(c))
 	failed := make(chan error, 1)
 	go func() { failed <- http.Serve(listener, mux) }()
 

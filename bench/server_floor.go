@@ -24,8 +24,8 @@ import (
 // member that does not read holds up everybody.
 //
 // Batched, it writes whatever frames have come meanwhile with one call.
-func floorHandler(batched bool) func(bool) http.Handler {
-	return func(bool) http.Handler {
+func floorHandler(batched bool) func(serverConfig) http.Handler {
+	return func(serverConfig) http.Handler {
 		var mu sync.Mutex
 		rooms := make(map[string]*floorRoom) // guarded by mu
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -16,14 +16,14 @@ const deflateThreshold = 64
 // from it, with the example's deadlines and pings. What is added is a PreparedMessage, so that
 // a message is framed (and deflated) once. The buffers are the example's 1,024 bytes, those for
 // writing from a pool, so that a client at rest has none.
-func gorillaHandler(deflate bool) http.Handler {
+func gorillaHandler(c serverConfig) http.Handler {
 	var mu sync.Mutex
 	rooms := make(map[string]*gorillaRoom) // guarded by mu
 	upgrader := websocket.Upgrader{
 		ReadBufferSize:    1024,
 		WriteBufferSize:   1024,
 		WriteBufferPool:   new(sync.Pool),
-		EnableCompression: deflate,
+		EnableCompression: c.Deflate,
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		conn, err := upgrader.Upgrade(w, r, nil)

@@ -15,12 +15,12 @@ import (
 // ParallelEnabled stays off: it would run the messages of one connection at the same time and
 // lose their order. CheckUtf8Enabled stays off too, as it is by default: that is faster, and
 // what the hub and gorilla do not leave out.
-func gwsHandler(deflate bool) http.Handler {
+func gwsHandler(c serverConfig) http.Handler {
 	rooms := &gwsRooms{rooms: make(map[string]*gwsRoom)}
 	upgrader := gws.NewUpgrader(rooms, &gws.ServerOption{
 		ReadBufferSize:     1024,
 		ReadMaxPayloadSize: 64 << 10,
-		PermessageDeflate:  gws.PermessageDeflate{Enabled: deflate, Threshold: deflateThreshold},
+		PermessageDeflate:  gws.PermessageDeflate{Enabled: c.Deflate, Threshold: deflateThreshold},
 	})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		socket, err := upgrader.Upgrade(w, r)

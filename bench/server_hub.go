@@ -13,13 +13,13 @@ import (
 //     same bytes on the wire;
 //   - rooms stay open, and all else is the default: 256 messages of history are kept, which
 //     no peer does here.
-func hubHandler(deflate bool) http.Handler {
+func hubHandler(c serverConfig) http.Handler {
 	options := []hub.HubOption{
 		hub.WithPublishRate(0, 0),
 		hub.WithTextFormat(hub.RawText()),
 		hub.WithIdle(time.Hour),
 	}
-	if deflate {
+	if c.Deflate {
 		options = append(options, hub.WithCompression(deflateThreshold))
 	}
 	return hub.New(options...)

@@ -13,7 +13,7 @@ import (
 // (buffers of 1,024 bytes, 256 messages for each session). With compression each session
 // compresses for itself: its upgrader is gorilla's, and melody uses no PreparedMessage.
 // HandleRequest has to stay in the handler, so net/http keeps its memory for each connection.
-func melodyHandler(deflate bool) http.Handler {
+func melodyHandler(c serverConfig) http.Handler {
 	var mu sync.Mutex
 	rooms := make(map[string]*melody.Melody) // guarded by mu
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -23,7 +23,7 @@ func melodyHandler(deflate bool) http.Handler {
 		if !ok {
 			m = melody.New()
 			m.Config.MaxMessageSize = 64 << 10
-			m.Upgrader.EnableCompression = deflate
+			m.Upgrader.EnableCompression = c.Deflate
 			m.HandleMessage(func(_ *melody.Session, message []byte) { _ = m.Broadcast(message) })
 			rooms[name] = m
 		}

@@ -13,11 +13,11 @@ import (
 // and for each client a goroutine that reads, a channel of 256 messages, and a goroutine that
 // writes from it with a deadline. It can't share a frame between connections, and a
 // compressed message goes out as two frames.
-func nhooyrHandler(deflate bool) http.Handler {
+func nhooyrHandler(c serverConfig) http.Handler {
 	var mu sync.Mutex
 	rooms := make(map[string]*nhooyrRoom) // guarded by mu
 	options := &websocket.AcceptOptions{CompressionMode: websocket.CompressionDisabled}
-	if deflate {
+	if c.Deflate {
 		options.CompressionMode = websocket.CompressionNoContextTakeover
 		options.CompressionThreshold = deflateThreshold
 	}
