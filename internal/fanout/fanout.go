@@ -82,10 +82,11 @@ type Pool struct {
 	sent    atomic.Uint64
 }
 
-// NewPool starts n workers; n below 1 means GOMAXPROCS.
+// NewPool starts n workers; n below 1 means GOMAXPROCS but one, and at least one: a worker
+// that is busy does not let go of its processor, and who reads and the rooms' loops need one.
 func NewPool(n int) *Pool {
 	if n < 1 {
-		n = runtime.GOMAXPROCS(0)
+		n = max(1, runtime.GOMAXPROCS(0)-1)
 	}
 	p := &Pool{}
 	for range n {
@@ -303,6 +304,7 @@ func (w *worker) serve(l *lane) {
 		}
 		budget -= l.step(budget)
 	}
+	runtime.Gosched() // where there is one processor, others need it too
 	w.mu.Lock()
 	w.queue = append(w.queue, l)
 	w.mu.Unlock()
