@@ -93,8 +93,9 @@ func newWorld(t *testing.T, h *hub.Hub, handler http.Handler) *world {
 	}
 	mux := http.NewServeMux()
 	mux.Handle("/room/{room}", handler)
-	w := &world{t: t, hub: h, net: memnet.Listen(), srv: &http.Server{Handler: mux, ErrorLog: log.New(io.Discard, "", 0)}}
-	go func() { _ = w.srv.Serve(w.net) }()
+	l := memnet.Listen()
+	w := &world{t: t, hub: h, net: l, srv: &http.Server{Handler: mux, ErrorLog: log.New(io.Discard, "", 0)}}
+	go func() { _ = w.srv.Serve(l) }()
 	w.dev = &http.Client{Transport: &http.Transport{DialContext: w.net.DialContext, DisableKeepAlives: true}}
 	return w
 }
@@ -1512,6 +1513,362 @@ func (f *follower) note(e event) bool {
 		f.seq, f.cursor = e.Seq, e.Cursor
 	}
 	return true
+}
+
+// goesOn does what people do, in a room and in another, and wants it done at once.
+func (w *world) goesOn(room string) {
+	w.t.Helper()
+	start := time.Now()
+	for _, name := range []string{room, "elsewhere"} {
+		anna, _ := w.enter(name, "name=anna&history=0")
+		ben, _ := w.enter(name, "name=ben&history=0")
+		for e := anna.until("joined"); e.Member.Name != "ben"; {
+			e = anna.until("joined")
+		}
+		anna.talk("anna", 3)
+		w.publish(name, "service", 1)
+		for _, p := range []*peer{anna, ben} {
+			for p.until("message").text() != "service0" {
+			}
+		}
+		require.Subset(w.t, w.there(name), []string{"anna", "ben"})
+		_, err := ben.ws, ben.ws.Close(1000, "")
+		require.NoError(w.t, err)
+		require.Equal(w.t, "ben", anna.until("left").Member.Name)
+		require.Positive(w.t, w.hub.Stats().Clients)
+		anna.leave()
+	}
+	require.Less(w.t, time.Since(start), 100*time.Millisecond, "nothing waits for what has stopped")
+}
+
+// endsBy shuts the hub down with a deadline and wants it kept.
+func (w *world) endsBy(d time.Duration) {
+	w.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), d)
+	defer cancel()
+	start := time.Now()
+	require.ErrorIs(w.t, w.hub.Shutdown(ctx), context.DeadlineExceeded)
+	require.Equal(w.t, d, time.Since(start))
+}
+
+// Whatever stops holds up nobody else: a client.
+func TestStoppedClient(t *testing.T) {
+	for _, policy := range []hub.SlowPolicy{hub.Disconnect, hub.DropOldest, hub.LatestPerKey} {
+		inBubble(t, func(w *world) {
+			stuck, _ := w.enter("lobby", "name=stuck")
+			stuck.raw.Stall(true)
+			for range 10 {
+				w.goesOn("lobby")
+				w.publish("lobby", strings.Repeat("x", 30_000), 10) // more than fits: 1 MiB
+			}
+			again := w.json("lobby", "name=stuck") // it stops while it joins
+			again.raw.Stall(true)
+			w.goesOn("lobby")
+			w.endsBy(3 * time.Second)
+		}, hub.WithSlowPolicy(policy), hub.WithLogger(quiet))
+	}
+}
+
+// A stopping broker does nothing for one room, once it has stopped, until the context ends.
+type stopping struct {
+	broker.Broker
+	room    string
+	stopped atomic.Bool
+}
+
+func (b *stopping) wait(ctx context.Context, room string) error {
+	if room == b.room && b.stopped.Load() {
+		return hang(ctx)
+	}
+	return nil
+}
+
+func (b *stopping) Publish(ctx context.Context, m *broker.Message) (broker.Receipt, error) {
+	if err := b.wait(ctx, m.Room); err != nil {
+		return broker.Receipt{}, err
+	}
+	return b.Broker.Publish(ctx, m)
+}
+
+func (b *stopping) Signal(ctx context.Context, s *broker.Signal) (int, error) {
+	if err := b.wait(ctx, s.Room); err != nil {
+		return 0, err
+	}
+	return b.Broker.Signal(ctx, s)
+}
+
+func (b *stopping) Subscribe(ctx context.Context, room string) (broker.Subscription, error) {
+	if err := b.wait(ctx, room); err != nil {
+		return nil, err
+	}
+	return b.Broker.Subscribe(ctx, room)
+}
+
+func (b *stopping) Since(ctx context.Context, room string, after broker.Cursor, limit int) (broker.Page, error) {
+	if err := b.wait(ctx, room); err != nil {
+		return broker.Page{}, err
+	}
+	return b.Broker.Since(ctx, room, after, limit)
+}
+
+func (b *stopping) Before(ctx context.Context, room string, before uint64, limit int) (broker.Page, error) {
+	if err := b.wait(ctx, room); err != nil {
+		return broker.Page{}, err
+	}
+	return b.Broker.Before(ctx, room, before, limit)
+}
+
+func (b *stopping) Head(ctx context.Context, room string) (broker.Cursor, error) {
+	if err := b.wait(ctx, room); err != nil {
+		return broker.Cursor{}, err
+	}
+	return b.Broker.Head(ctx, room)
+}
+
+func (b *stopping) Lease(ctx context.Context, node string) (broker.Lease, error) {
+	l, err := b.Broker.Lease(ctx, node)
+	return stoppingLease{l, b}, err
+}
+
+type stoppingLease struct {
+	broker.Lease
+	b *stopping
+}
+
+func (l stoppingLease) Update(ctx context.Context, room string, joined, left []broker.Member) error {
+	if err := l.b.wait(ctx, room); err != nil {
+		return err
+	}
+	return l.Lease.Update(ctx, room, joined, left)
+}
+
+// Whatever stops holds up nobody else: the broker, for one room, whatever it is asked there.
+func TestStoppedBroker(t *testing.T) {
+	b := &stopping{Broker: broker.NewMemory(), room: "stuck"}
+	defer func() { require.NoError(t, b.Broker.Close()) }()
+	inBubble(t, func(w *world) {
+		in := map[string]*peer{}
+		for _, name := range []string{"publishes", "types", "reads", "asks", "leaves", "is cut off"} {
+			in[name], _ = w.enter("stuck", "name="+url.QueryEscape(name))
+			in[name].listen()
+		}
+		b.stopped.Store(true)
+		in["publishes"].send(`{"type":"publish","id":"1","data":"x"}`)
+		in["types"].send(`{"type":"typing","on":true}`)
+		in["reads"].send(`{"type":"history","limit":10}`)
+		in["leaves"].leave()
+		in["is cut off"].cut()
+		for _, query := range []string{"name=late", "name=late&history=0"} {
+			go func() { _, _ = w.tryDial("stuck", query, true) }()
+		}
+		synctest.Wait()
+		w.goesOn("lobby")
+		in["asks"].send(`{"type":"presence"}`)
+		require.NotEmpty(t, w.there("stuck"), "what the loop knows itself")
+		room, err := w.hub.Room("stuck")
+		require.NoError(t, err)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		_, err = room.Publish(ctx, hub.Text("x"))
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		w.goesOn("lobby")
+		w.endsBy(3 * time.Second)
+	}, hub.WithBroker(b), hub.WithLogger(quiet))
+}
+
+// Whatever stops holds up nobody else: a callback, for as long as its client is there.
+func TestStoppedCallback(t *testing.T) {
+	stop := func(c *hub.Client) {
+		if strings.HasPrefix(c.Name(), "stuck") {
+			<-c.Context().Done()
+		}
+	}
+	leave := make(chan struct{})
+	tests := map[string]hub.HubOption{
+		"handler":   hub.WithHandler(func(in *hub.Incoming) error { stop(in.Client); return nil }),
+		"OnJoin":    hub.WithOnJoin(func(c *hub.Client, _ *hub.Room) { stop(c) }),
+		"authorize": hub.WithAuthorize(func(c *hub.Client, _ string) error { stop(c); return nil }),
+		"OnLeave": hub.WithOnLeave(func(c *hub.Client, _ *hub.Room, _ error) { // its client's context has ended
+			if strings.HasPrefix(c.Name(), "stuck") {
+				<-leave
+			}
+		}),
+	}
+	for name, option := range tests {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(w *world) {
+				leave = make(chan struct{})
+				for _, door := range []string{"plain", "json"} {
+					go func() {
+						p, err := w.tryDial("lobby", "name=stuck-"+door, door == "json")
+						if err != nil {
+							return // refused, in the end
+						}
+						p.listen()
+						_ = p.ws.Write(context.Background(), wsconn.OpText, []byte(`{"type":"publish","id":"1","data":"x"}`))
+						if name == "OnLeave" {
+							_ = p.ws.Close(1000, "")
+						}
+					}()
+				}
+				synctest.Wait()
+				require.Equal(t, 2, w.hub.Stats().Clients)
+				w.goesOn("lobby")
+				if name != "OnLeave" {
+					require.NoError(t, w.hub.Shutdown(context.Background()), "which ends the client's context")
+					return
+				}
+				time.AfterFunc(3*time.Second, func() { close(leave) })
+				w.endsBy(3 * time.Second)
+			}, option, hub.WithLogger(quiet))
+		})
+	}
+}
+
+// A stuckListener's connections stop whoever writes to them, as no connection should.
+type stuckListener struct {
+	net.Listener
+	stopped *atomic.Bool
+}
+
+type stuckConn struct {
+	*memnet.Conn
+	stopped *atomic.Bool
+	once    sync.Once
+	closed  chan struct{}
+}
+
+func (l stuckListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return &stuckConn{Conn: c.(*memnet.Conn), stopped: l.stopped, closed: make(chan struct{})}, nil
+}
+
+func (c *stuckConn) TryWrite(p []byte) (int, error) {
+	if c.stopped.Load() {
+		<-c.closed
+	}
+	return c.Conn.TryWrite(p)
+}
+
+func (c *stuckConn) Close() error {
+	c.once.Do(func() { close(c.closed) })
+	return c.Conn.Close()
+}
+
+// Whatever stops holds up nobody else: a worker of the fan-out, and with it the clients that
+// are its own.
+func TestStoppedWorker(t *testing.T) {
+	if os.Getenv("HUB_NO_FASTPATH") == "1" {
+		t.Skip("workers don't write then")
+	}
+	const workers, small, more = 4, 20, 64
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(workers))
+	inBubble(t, func(w *world) {
+		var stopped atomic.Bool
+		l := memnet.Listen()
+		srv := &http.Server{Handler: w.srv.Handler}
+		go func() { _ = srv.Serve(stuckListener{l, &stopped}) }()
+		defer srv.Close()
+
+		type member struct {
+			*peer
+			got   atomic.Int64
+			ended chan struct{}
+		}
+		enter := func(room string) *member {
+			m := &member{peer: w.dial(room, "", false), ended: make(chan struct{})}
+			go func() {
+				defer close(m.ended)
+				for {
+					if _, _, err := m.read(); err != nil {
+						m.ws.CloseNow()
+						return
+					}
+					m.got.Add(1)
+				}
+			}()
+			synctest.Wait()
+			return m
+		}
+		got := func(members []*member, messages int) (n int) {
+			synctest.Wait()
+			for _, m := range members {
+				if m.got.Load() == int64(messages) {
+					n++
+				}
+			}
+			return n
+		}
+		// The first of a room have one worker, the others any, and so has each small room. The
+		// bounds below are missed by chance less than once in 100,000 runs.
+		var lobby, others []*member
+		other := w.net
+		w.net = l
+		stuck := enter("lobby")
+		w.net = other
+		for range 31 + more {
+			lobby = append(lobby, enter("lobby"))
+		}
+		for i := range small {
+			others = append(others, enter(fmt.Sprint("small ", i)))
+		}
+		start := time.Now()
+		stopped.Store(true)
+		for i := 1; i <= 100; i++ {
+			w.publish("lobby", "message", 1)
+			require.GreaterOrEqual(t, got(lobby, i), more/2, "message %d in the room", i)
+			for n := range others {
+				w.publish(fmt.Sprint("small ", n), "message", 1)
+			}
+			require.GreaterOrEqual(t, got(others, i), small/5, "message %d elsewhere", i)
+		}
+		require.Less(t, got(lobby, 100), len(lobby), "the worker has stopped")
+
+		var late []*member // some wait for the worker, to get what they are given on joining
+		for range more {
+			late = append(late, enter("lobby"))
+		}
+		w.publish("lobby", "message", 1)
+		require.GreaterOrEqual(t, got(late, 1), more/2, "joins go on")
+		require.NotEmpty(t, w.there("lobby"))
+		require.Equal(t, 1+len(lobby)+len(late)+len(others), w.hub.Stats().Clients)
+		require.Zero(t, time.Since(start))
+
+		for _, m := range lobby {
+			require.NoError(t, m.raw.Close())
+			<-m.ended
+		}
+		synctest.Wait()
+		require.Equal(t, 1+len(late)+len(others), w.hub.Stats().Clients, "leaves go on")
+
+		// Past its bound the room takes no more, and its publishers wait; others go on.
+		ctx, cancel := context.WithCancel(context.Background())
+		defer cancel()
+		room, err := w.hub.Room("lobby")
+		require.NoError(t, err)
+		published := make(chan error, 1)
+		go func() {
+			for {
+				if _, err := room.Publish(ctx, hub.Text("more")); err != nil {
+					published <- err
+					return
+				}
+			}
+		}()
+		for n := range others {
+			w.publish(fmt.Sprint("small ", n), "message", 1)
+		}
+		require.GreaterOrEqual(t, got(others, 101), small/5)
+		require.Zero(t, time.Since(start))
+		cancel()
+		require.ErrorIs(t, <-published, context.Canceled, "the publisher waited")
+
+		w.endsBy(3 * time.Second)
+		<-stuck.ended
+	}, hub.WithTextFormat(hub.RawText()), hub.WithLogger(quiet))
 }
 
 // get is a plain request for a room.
