@@ -3536,3 +3536,337 @@ func TestCompressionIsOffByDefault(t *testing.T) {
 		require.Zero(t, w.hub.Stats().Deflated)
 	})
 }
+
+// A crowd is the members of rooms whose sockets take whatever they are given: what is measured
+// is the hub's own.
+type crowd struct {
+	tb     testing.TB
+	hub    *hub.Hub
+	joined chan *hub.Client
+	short  bool // now and then a socket takes half of a write
+
+	mu      sync.Mutex // guards members
+	members []*hub.Client
+
+	got  atomic.Int64 // bytes
+	want atomic.Int64 // where got makes all ready
+	all  chan struct{}
+}
+
+func newCrowd(tb testing.TB, opts ...hub.HubOption) *crowd {
+	c := &crowd{tb: tb, joined: make(chan *hub.Client, 1), all: make(chan struct{}, 1)}
+	c.hub = hub.New(append([]hub.HubOption{
+		hub.WithTextFormat(hub.RawText()),
+		hub.WithOnJoin(func(m *hub.Client, _ *hub.Room) { c.joined <- m }),
+		hub.WithHistory(16, time.Hour),
+		hub.WithIdle(time.Hour),
+	}, opts...)...)
+	tb.Cleanup(func() {
+		for _, m := range c.members { // nobody answers a close frame
+			m.Close(hub.CodeGoingAway, "")
+		}
+		require.NoError(tb, c.hub.Shutdown(context.Background()))
+	})
+	return c
+}
+
+// A void is a socket from which nothing comes.
+type void struct {
+	c     *crowd
+	n     int // of TryWrite
+	live  atomic.Bool
+	once  sync.Once
+	ended chan struct{}
+}
+
+func (v *void) Read([]byte) (int, error) {
+	<-v.ended
+	return 0, os.ErrDeadlineExceeded
+}
+
+func (v *void) Write(p []byte) (int, error) {
+	if v.live.Load() {
+		v.c.count(len(p))
+	}
+	return len(p), nil
+}
+
+func (v *void) TryWrite(p []byte) (int, error) {
+	if v.n++; v.c.short && v.n%61 == 0 {
+		p = p[:len(p)/2]
+	}
+	return v.Write(p)
+}
+
+func (c *crowd) count(n int) {
+	if c.got.Add(int64(n)) == c.want.Load() {
+		c.all <- struct{}{}
+	}
+}
+
+func (v *void) SetReadDeadline(t time.Time) error {
+	if !t.IsZero() && !t.After(time.Now()) {
+		v.once.Do(func() { close(v.ended) })
+	}
+	return nil
+}
+
+func (v *void) Close() error                     { return v.SetReadDeadline(time.Unix(1, 0)) }
+func (v *void) CloseWrite() error                { return v.Close() }
+func (v *void) SetDeadline(t time.Time) error    { return v.SetReadDeadline(t) }
+func (v *void) SetWriteDeadline(time.Time) error { return nil }
+func (v *void) LocalAddr() net.Addr              { return memnet.Addr("192.0.2.1:1") }
+func (v *void) RemoteAddr() net.Addr             { return memnet.Addr("192.0.2.1:2") }
+
+// A voidWriter is the ResponseWriter of a void's handshake.
+type voidWriter struct {
+	http.ResponseWriter
+	conn *void
+}
+
+func (w voidWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	return w.conn, bufio.NewReadWriter(bufio.NewReaderSize(w.conn, 16), bufio.NewWriterSize(w.conn, 16)), nil
+}
+
+// enter lets a client into a room.
+func (c *crowd) enter(room string) *hub.Client {
+	r := httptest.NewRequest("GET", "/room/"+room, nil)
+	r.Header = upgrade()
+	v := &void{c: c, ended: make(chan struct{})}
+	c.hub.ServeHTTP(voidWriter{httptest.NewRecorder(), v}, r)
+	m := <-c.joined
+	v.live.Store(true)
+	return m
+}
+
+func (c *crowd) fill(room string, members int) *hub.Room {
+	c.tb.Helper()
+	for range members {
+		m := c.enter(room)
+		c.mu.Lock()
+		c.members = append(c.members, m)
+		c.mu.Unlock()
+	}
+	r, err := c.hub.Room(room)
+	require.NoError(c.tb, err)
+	return r
+}
+
+// said is a message whose frame has 128 bytes.
+var said = hub.Text(strings.Repeat("x", 126-2))
+
+// deliver publishes a message in a room of that many and waits until all have it.
+func (c *crowd) deliver(r *hub.Room, members int) {
+	c.want.Add(int64(members * (2 + len(said.Data))))
+	if _, err := r.Publish(context.Background(), said); err != nil {
+		c.tb.Fatal(err)
+	}
+	<-c.all
+}
+
+// mallocs is how many allocations f makes, everyone else's included.
+func mallocs(f func()) float64 {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	f()
+	runtime.ReadMemStats(&after)
+	return float64(after.Mallocs - before.Mallocs)
+}
+
+// A message allocates, a delivery does not: what a message costs does not grow with the room.
+func TestDeliveriesAllocateNothing(t *testing.T) {
+	if os.Getenv("HUB_NO_FASTPATH") == "1" {
+		t.Skip("it is about the fast path")
+	}
+	const messages, few, many = 200, 10, 2000
+	perMessage := func(members int) float64 {
+		c := newCrowd(t)
+		r := c.fill("lobby", members)
+		for range messages {
+			c.deliver(r, members)
+		}
+		return mallocs(func() {
+			for range messages {
+				c.deliver(r, members)
+			}
+		}) / messages
+	}
+	small, large := perMessage(few), perMessage(many)
+	t.Logf("allocations for a message: %.1f with %d members, %.1f with %d", small, few, large, many)
+	require.Less(t, (large-small)/(many-few), 0.005, "allocations for a delivery")
+	require.Less(t, large, 60.0, "allocations for a message")
+}
+
+// What a message costs, and each delivery of it.
+func BenchmarkDeliver(b *testing.B) {
+	for _, members := range []int{10, 1000, 10_000} {
+		b.Run(fmt.Sprintf("members=%d", members), func(b *testing.B) {
+			c := newCrowd(b)
+			r := c.fill("lobby", members)
+			c.deliver(r, members)
+			b.ReportAllocs()
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			for b.Loop() {
+				c.deliver(r, members)
+			}
+			runtime.ReadMemStats(&after)
+			deliveries := float64(b.N) * float64(members)
+			b.ReportMetric(float64(after.Mallocs-before.Mallocs)/deliveries, "allocs/delivery")
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/deliveries, "ns/delivery")
+		})
+	}
+}
+
+// What it costs to come into a room of that many, handshake and all, and to leave it.
+func BenchmarkJoinLeave(b *testing.B) {
+	for _, members := range []int{10, 1000, 10_000} {
+		b.Run(fmt.Sprintf("members=%d", members), func(b *testing.B) {
+			c := newCrowd(b)
+			c.fill("lobby", members)
+			b.ReportAllocs()
+			for b.Loop() {
+				m := c.enter("lobby")
+				m.Close(hub.CodeNormal, "")
+				<-m.Done()
+			}
+		})
+	}
+}
+
+// Messages in any of 10,000 rooms of two.
+func BenchmarkRooms(b *testing.B) {
+	const rooms, members = 10_000, 2
+	c := newCrowd(b)
+	all := make([]*hub.Room, rooms)
+	for i := range all {
+		all[i] = c.fill(fmt.Sprint("room-", i), members)
+	}
+	r := rand.New(rand.NewPCG(1, 2))
+	b.ReportAllocs()
+	for b.Loop() {
+		c.deliver(all[r.IntN(rooms)], members)
+	}
+}
+
+// inUse is the memory in use, heap and stacks.
+func inUse() int64 {
+	runtime.GC()
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapInuse + m.StackInuse)
+}
+
+// idleRooms opens rooms in which nobody is, and returns what each holds.
+func idleRooms(tb testing.TB, rooms int) float64 {
+	h := hub.New(hub.WithIdle(time.Hour), hub.WithMaxRooms(rooms))
+	before := inUse()
+	for i := range rooms {
+		r, err := h.Room(fmt.Sprint("room ", i))
+		require.NoError(tb, err)
+		for range r.Members() { // opens it
+		}
+	}
+	require.Equal(tb, rooms, h.Stats().Rooms)
+	each := float64(inUse()-before) / float64(rooms)
+	require.NoError(tb, h.Shutdown(context.Background()))
+	return each
+}
+
+// Bounded: an idle room holds its loop, its stack, and no buffer of what it once had to do.
+func TestIdleRoomIsSmall(t *testing.T) {
+	each := idleRooms(t, 2000)
+	t.Logf("an idle room holds %.0f bytes", each)
+	require.LessOrEqual(t, each, 10.0*1024)
+}
+
+func BenchmarkIdleRooms(b *testing.B) {
+	var each float64
+	for b.Loop() {
+		each = idleRooms(b, 10_000)
+	}
+	b.ReportMetric(each, "B/room")
+}
+
+// A site is where memory was allocated.
+type site [32]uintptr
+
+// A record is what is in use that was allocated at one site.
+type record struct{ runtime.MemProfileRecord }
+
+func (r *record) where() string {
+	var s strings.Builder
+	for frames, more := runtime.CallersFrames(r.Stack()), true; more; {
+		var f runtime.Frame
+		f, more = frames.Next()
+		fmt.Fprintf(&s, "\n\t%s:%d", f.Function, f.Line)
+	}
+	return s.String()
+}
+
+// heap notes what is in use now, which is exact with a MemProfileRate of 1. The slice is large
+// enough: what it allocated itself would be in the next profile.
+func heap(tb testing.TB, records []runtime.MemProfileRecord) []runtime.MemProfileRecord {
+	for range 3 { // the profile is that of the GC before the last; and pools empty in two
+		runtime.GC()
+	}
+	n, ok := runtime.MemProfile(records, false)
+	require.True(tb, ok, "%d places", n)
+	return records[:n]
+}
+
+// bySite adds up records of one place.
+func bySite(records []runtime.MemProfileRecord) map[site]record {
+	sites := map[site]record{}
+	for _, r := range records {
+		was := sites[r.Stack0]
+		r.AllocBytes += was.AllocBytes
+		r.FreeBytes += was.FreeBytes
+		r.AllocObjects += was.AllocObjects
+		r.FreeObjects += was.FreeObjects
+		sites[r.Stack0] = record{r}
+	}
+	return sites
+}
+
+// Leaves nothing: after 1,000,000 deliveries the heap is as it was before, at each place that
+// allocates, but for what the runtime keeps of its own. The slack is for what is on its way.
+func TestHeapAfterAMillionDeliveries(t *testing.T) {
+	const members, slack, slackBytes = 1000, 16, 16 << 10
+	messages := 1000
+	if os.Getenv("HUB_NO_FASTPATH") == "1" {
+		messages = 100 // a goroutine for each delivery
+	}
+	defer func(rate int) { runtime.MemProfileRate = rate }(runtime.MemProfileRate)
+	runtime.MemProfileRate = 1
+	c := newCrowd(t, hub.WithPing(time.Hour, 2*time.Hour)) // the sweeper has nothing in hand
+	c.short = true
+	r := c.fill("lobby", members)
+	profiles := [2][]runtime.MemProfileRecord{make([]runtime.MemProfileRecord, 20_000), make([]runtime.MemProfileRecord, 20_000)}
+	for i, messages := range [...]int{200, messages} {
+		// First each connection comes to have queued, and the history to be full.
+		for range messages {
+			c.deliver(r, members)
+		}
+		profiles[i] = heap(t, profiles[i])
+	}
+	require.EqualValues(t, (200+messages)*members*(2+len(said.Data)), c.got.Load())
+	before, after := bySite(profiles[0]), bySite(profiles[1])
+	var bytes, objects int64
+	for at, r := range after {
+		was := before[at]
+		moreBytes, more := r.InUseBytes()-was.InUseBytes(), r.InUseObjects()-was.InUseObjects()
+		where := r.where()
+		if strings.Contains(where, "runtime.malg:") || strings.Contains(where, "runtime.acquireSudog:") {
+			continue // goroutines that have ended, and what waiting takes: used again, never freed
+		}
+		bytes, objects = bytes+moreBytes, objects+more
+		if more > slack {
+			t.Errorf("%d objects more, %d bytes, of%s", more, moreBytes, where)
+		}
+	}
+	t.Logf("%d objects, %d bytes more", objects, bytes)
+	require.LessOrEqual(t, bytes, int64(slackBytes))
+}
