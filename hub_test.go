@@ -93,8 +93,9 @@ func newWorld(t *testing.T, h *hub.Hub, handler http.Handler) *world {
 	}
 	mux := http.NewServeMux()
 	mux.Handle("/room/{room}", handler)
-	w := &world{t: t, hub: h, net: memnet.Listen(), srv: &http.Server{Handler: mux, ErrorLog: log.New(io.Discard, "", 0)}}
-	go func() { _ = w.srv.Serve(w.net) }()
+	l := memnet.Listen()
+	w := &world{t: t, hub: h, net: l, srv: &http.Server{Handler: mux, ErrorLog: log.New(io.Discard, "", 0)}}
+	go func() { _ = w.srv.Serve(l) }()
 	w.dev = &http.Client{Transport: &http.Transport{DialContext: w.net.DialContext, DisableKeepAlives: true}}
 	return w
 }
@@ -1512,6 +1513,362 @@ func (f *follower) note(e event) bool {
 		f.seq, f.cursor = e.Seq, e.Cursor
 	}
 	return true
+}
+
+// goesOn does what people do, in a room and in another, and wants it done at once.
+func (w *world) goesOn(room string) {
+	w.t.Helper()
+	start := time.Now()
+	for _, name := range []string{room, "elsewhere"} {
+		anna, _ := w.enter(name, "name=anna&history=0")
+		ben, _ := w.enter(name, "name=ben&history=0")
+		for e := anna.until("joined"); e.Member.Name != "ben"; {
+			e = anna.until("joined")
+		}
+		anna.talk("anna", 3)
+		w.publish(name, "service", 1)
+		for _, p := range []*peer{anna, ben} {
+			for p.until("message").text() != "service0" {
+			}
+		}
+		require.Subset(w.t, w.there(name), []string{"anna", "ben"})
+		_, err := ben.ws, ben.ws.Close(1000, "")
+		require.NoError(w.t, err)
+		require.Equal(w.t, "ben", anna.until("left").Member.Name)
+		require.Positive(w.t, w.hub.Stats().Clients)
+		anna.leave()
+	}
+	require.Less(w.t, time.Since(start), 100*time.Millisecond, "nothing waits for what has stopped")
+}
+
+// endsBy shuts the hub down with a deadline and wants it kept.
+func (w *world) endsBy(d time.Duration) {
+	w.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), d)
+	defer cancel()
+	start := time.Now()
+	require.ErrorIs(w.t, w.hub.Shutdown(ctx), context.DeadlineExceeded)
+	require.Equal(w.t, d, time.Since(start))
+}
+
+// Whatever stops holds up nobody else: a client.
+func TestStoppedClient(t *testing.T) {
+	for _, policy := range []hub.SlowPolicy{hub.Disconnect, hub.DropOldest, hub.LatestPerKey} {
+		inBubble(t, func(w *world) {
+			stuck, _ := w.enter("lobby", "name=stuck")
+			stuck.raw.Stall(true)
+			for range 10 {
+				w.goesOn("lobby")
+				w.publish("lobby", strings.Repeat("x", 30_000), 10) // more than fits: 1 MiB
+			}
+			again := w.json("lobby", "name=stuck") // it stops while it joins
+			again.raw.Stall(true)
+			w.goesOn("lobby")
+			w.endsBy(3 * time.Second)
+		}, hub.WithSlowPolicy(policy), hub.WithLogger(quiet))
+	}
+}
+
+// A stopping broker does nothing for one room, once it has stopped, until the context ends.
+type stopping struct {
+	broker.Broker
+	room    string
+	stopped atomic.Bool
+}
+
+func (b *stopping) wait(ctx context.Context, room string) error {
+	if room == b.room && b.stopped.Load() {
+		return hang(ctx)
+	}
+	return nil
+}
+
+func (b *stopping) Publish(ctx context.Context, m *broker.Message) (broker.Receipt, error) {
+	if err := b.wait(ctx, m.Room); err != nil {
+		return broker.Receipt{}, err
+	}
+	return b.Broker.Publish(ctx, m)
+}
+
+func (b *stopping) Signal(ctx context.Context, s *broker.Signal) (int, error) {
+	if err := b.wait(ctx, s.Room); err != nil {
+		return 0, err
+	}
+	return b.Broker.Signal(ctx, s)
+}
+
+func (b *stopping) Subscribe(ctx context.Context, room string) (broker.Subscription, error) {
+	if err := b.wait(ctx, room); err != nil {
+		return nil, err
+	}
+	return b.Broker.Subscribe(ctx, room)
+}
+
+func (b *stopping) Since(ctx context.Context, room string, after broker.Cursor, limit int) (broker.Page, error) {
+	if err := b.wait(ctx, room); err != nil {
+		return broker.Page{}, err
+	}
+	return b.Broker.Since(ctx, room, after, limit)
+}
+
+func (b *stopping) Before(ctx context.Context, room string, before uint64, limit int) (broker.Page, error) {
+	if err := b.wait(ctx, room); err != nil {
+		return broker.Page{}, err
+	}
+	return b.Broker.Before(ctx, room, before, limit)
+}
+
+func (b *stopping) Head(ctx context.Context, room string) (broker.Cursor, error) {
+	if err := b.wait(ctx, room); err != nil {
+		return broker.Cursor{}, err
+	}
+	return b.Broker.Head(ctx, room)
+}
+
+func (b *stopping) Lease(ctx context.Context, node string) (broker.Lease, error) {
+	l, err := b.Broker.Lease(ctx, node)
+	return stoppingLease{l, b}, err
+}
+
+type stoppingLease struct {
+	broker.Lease
+	b *stopping
+}
+
+func (l stoppingLease) Update(ctx context.Context, room string, joined, left []broker.Member) error {
+	if err := l.b.wait(ctx, room); err != nil {
+		return err
+	}
+	return l.Lease.Update(ctx, room, joined, left)
+}
+
+// Whatever stops holds up nobody else: the broker, for one room, whatever it is asked there.
+func TestStoppedBroker(t *testing.T) {
+	b := &stopping{Broker: broker.NewMemory(), room: "stuck"}
+	defer func() { require.NoError(t, b.Broker.Close()) }()
+	inBubble(t, func(w *world) {
+		in := map[string]*peer{}
+		for _, name := range []string{"publishes", "types", "reads", "asks", "leaves", "is cut off"} {
+			in[name], _ = w.enter("stuck", "name="+url.QueryEscape(name))
+			in[name].listen()
+		}
+		b.stopped.Store(true)
+		in["publishes"].send(`{"type":"publish","id":"1","data":"x"}`)
+		in["types"].send(`{"type":"typing","on":true}`)
+		in["reads"].send(`{"type":"history","limit":10}`)
+		in["leaves"].leave()
+		in["is cut off"].cut()
+		for _, query := range []string{"name=late", "name=late&history=0"} {
+			go func() { _, _ = w.tryDial("stuck", query, true) }()
+		}
+		synctest.Wait()
+		w.goesOn("lobby")
+		in["asks"].send(`{"type":"presence"}`)
+		require.NotEmpty(t, w.there("stuck"), "what the loop knows itself")
+		room, err := w.hub.Room("stuck")
+		require.NoError(t, err)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		_, err = room.Publish(ctx, hub.Text("x"))
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		w.goesOn("lobby")
+		w.endsBy(3 * time.Second)
+	}, hub.WithBroker(b), hub.WithLogger(quiet))
+}
+
+// Whatever stops holds up nobody else: a callback, for as long as its client is there.
+func TestStoppedCallback(t *testing.T) {
+	stop := func(c *hub.Client) {
+		if strings.HasPrefix(c.Name(), "stuck") {
+			<-c.Context().Done()
+		}
+	}
+	leave := make(chan struct{})
+	tests := map[string]hub.HubOption{
+		"handler":   hub.WithHandler(func(in *hub.Incoming) error { stop(in.Client); return nil }),
+		"OnJoin":    hub.WithOnJoin(func(c *hub.Client, _ *hub.Room) { stop(c) }),
+		"authorize": hub.WithAuthorize(func(c *hub.Client, _ string) error { stop(c); return nil }),
+		"OnLeave": hub.WithOnLeave(func(c *hub.Client, _ *hub.Room, _ error) { // its client's context has ended
+			if strings.HasPrefix(c.Name(), "stuck") {
+				<-leave
+			}
+		}),
+	}
+	for name, option := range tests {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(w *world) {
+				leave = make(chan struct{})
+				for _, door := range []string{"plain", "json"} {
+					go func() {
+						p, err := w.tryDial("lobby", "name=stuck-"+door, door == "json")
+						if err != nil {
+							return // refused, in the end
+						}
+						p.listen()
+						_ = p.ws.Write(context.Background(), wsconn.OpText, []byte(`{"type":"publish","id":"1","data":"x"}`))
+						if name == "OnLeave" {
+							_ = p.ws.Close(1000, "")
+						}
+					}()
+				}
+				synctest.Wait()
+				require.Equal(t, 2, w.hub.Stats().Clients)
+				w.goesOn("lobby")
+				if name != "OnLeave" {
+					require.NoError(t, w.hub.Shutdown(context.Background()), "which ends the client's context")
+					return
+				}
+				time.AfterFunc(3*time.Second, func() { close(leave) })
+				w.endsBy(3 * time.Second)
+			}, option, hub.WithLogger(quiet))
+		})
+	}
+}
+
+// A stuckListener's connections stop whoever writes to them, as no connection should.
+type stuckListener struct {
+	net.Listener
+	stopped *atomic.Bool
+}
+
+type stuckConn struct {
+	*memnet.Conn
+	stopped *atomic.Bool
+	once    sync.Once
+	closed  chan struct{}
+}
+
+func (l stuckListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return &stuckConn{Conn: c.(*memnet.Conn), stopped: l.stopped, closed: make(chan struct{})}, nil
+}
+
+func (c *stuckConn) TryWrite(p []byte) (int, error) {
+	if c.stopped.Load() {
+		<-c.closed
+	}
+	return c.Conn.TryWrite(p)
+}
+
+func (c *stuckConn) Close() error {
+	c.once.Do(func() { close(c.closed) })
+	return c.Conn.Close()
+}
+
+// Whatever stops holds up nobody else: a worker of the fan-out, and with it the clients that
+// are its own.
+func TestStoppedWorker(t *testing.T) {
+	if os.Getenv("HUB_NO_FASTPATH") == "1" {
+		t.Skip("workers don't write then")
+	}
+	const workers, small, more = 4, 20, 64
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(workers))
+	inBubble(t, func(w *world) {
+		var stopped atomic.Bool
+		l := memnet.Listen()
+		srv := &http.Server{Handler: w.srv.Handler}
+		go func() { _ = srv.Serve(stuckListener{l, &stopped}) }()
+		defer srv.Close()
+
+		type member struct {
+			*peer
+			got   atomic.Int64
+			ended chan struct{}
+		}
+		enter := func(room string) *member {
+			m := &member{peer: w.dial(room, "", false), ended: make(chan struct{})}
+			go func() {
+				defer close(m.ended)
+				for {
+					if _, _, err := m.read(); err != nil {
+						m.ws.CloseNow()
+						return
+					}
+					m.got.Add(1)
+				}
+			}()
+			synctest.Wait()
+			return m
+		}
+		got := func(members []*member, messages int) (n int) {
+			synctest.Wait()
+			for _, m := range members {
+				if m.got.Load() == int64(messages) {
+					n++
+				}
+			}
+			return n
+		}
+		// The first of a room have one worker, the others any, and so has each small room. The
+		// bounds below are missed by chance less than once in 100,000 runs.
+		var lobby, others []*member
+		other := w.net
+		w.net = l
+		stuck := enter("lobby")
+		w.net = other
+		for range 31 + more {
+			lobby = append(lobby, enter("lobby"))
+		}
+		for i := range small {
+			others = append(others, enter(fmt.Sprint("small ", i)))
+		}
+		start := time.Now()
+		stopped.Store(true)
+		for i := 1; i <= 100; i++ {
+			w.publish("lobby", "message", 1)
+			require.GreaterOrEqual(t, got(lobby, i), more/2, "message %d in the room", i)
+			for n := range others {
+				w.publish(fmt.Sprint("small ", n), "message", 1)
+			}
+			require.GreaterOrEqual(t, got(others, i), small/5, "message %d elsewhere", i)
+		}
+		require.Less(t, got(lobby, 100), len(lobby), "the worker has stopped")
+
+		var late []*member // some wait for the worker, to get what they are given on joining
+		for range more {
+			late = append(late, enter("lobby"))
+		}
+		w.publish("lobby", "message", 1)
+		require.GreaterOrEqual(t, got(late, 1), more/2, "joins go on")
+		require.NotEmpty(t, w.there("lobby"))
+		require.Equal(t, 1+len(lobby)+len(late)+len(others), w.hub.Stats().Clients)
+		require.Zero(t, time.Since(start))
+
+		for _, m := range lobby {
+			require.NoError(t, m.raw.Close())
+			<-m.ended
+		}
+		synctest.Wait()
+		require.Equal(t, 1+len(late)+len(others), w.hub.Stats().Clients, "leaves go on")
+
+		// Past its bound the room takes no more, and its publishers wait; others go on.
+		ctx, cancel := context.WithCancel(context.Background())
+		defer cancel()
+		room, err := w.hub.Room("lobby")
+		require.NoError(t, err)
+		published := make(chan error, 1)
+		go func() {
+			for {
+				if _, err := room.Publish(ctx, hub.Text("more")); err != nil {
+					published <- err
+					return
+				}
+			}
+		}()
+		for n := range others {
+			w.publish(fmt.Sprint("small ", n), "message", 1)
+		}
+		require.GreaterOrEqual(t, got(others, 101), small/5)
+		require.Zero(t, time.Since(start))
+		cancel()
+		require.ErrorIs(t, <-published, context.Canceled, "the publisher waited")
+
+		w.endsBy(3 * time.Second)
+		<-stuck.ended
+	}, hub.WithTextFormat(hub.RawText()), hub.WithLogger(quiet))
 }
 
 // get is a plain request for a room.
@@ -3178,4 +3535,338 @@ func TestCompressionIsOffByDefault(t *testing.T) {
 		require.Equal(t, long, p.until("message").text())
 		require.Zero(t, w.hub.Stats().Deflated)
 	})
+}
+
+// A crowd is the members of rooms whose sockets take whatever they are given: what is measured
+// is the hub's own.
+type crowd struct {
+	tb     testing.TB
+	hub    *hub.Hub
+	joined chan *hub.Client
+	short  bool // now and then a socket takes half of a write
+
+	mu      sync.Mutex // guards members
+	members []*hub.Client
+
+	got  atomic.Int64 // bytes
+	want atomic.Int64 // where got makes all ready
+	all  chan struct{}
+}
+
+func newCrowd(tb testing.TB, opts ...hub.HubOption) *crowd {
+	c := &crowd{tb: tb, joined: make(chan *hub.Client, 1), all: make(chan struct{}, 1)}
+	c.hub = hub.New(append([]hub.HubOption{
+		hub.WithTextFormat(hub.RawText()),
+		hub.WithOnJoin(func(m *hub.Client, _ *hub.Room) { c.joined <- m }),
+		hub.WithHistory(16, time.Hour),
+		hub.WithIdle(time.Hour),
+	}, opts...)...)
+	tb.Cleanup(func() {
+		for _, m := range c.members { // nobody answers a close frame
+			m.Close(hub.CodeGoingAway, "")
+		}
+		require.NoError(tb, c.hub.Shutdown(context.Background()))
+	})
+	return c
+}
+
+// A void is a socket from which nothing comes.
+type void struct {
+	c     *crowd
+	n     int // of TryWrite
+	live  atomic.Bool
+	once  sync.Once
+	ended chan struct{}
+}
+
+func (v *void) Read([]byte) (int, error) {
+	<-v.ended
+	return 0, os.ErrDeadlineExceeded
+}
+
+func (v *void) Write(p []byte) (int, error) {
+	if v.live.Load() {
+		v.c.count(len(p))
+	}
+	return len(p), nil
+}
+
+func (v *void) TryWrite(p []byte) (int, error) {
+	if v.n++; v.c.short && v.n%61 == 0 {
+		p = p[:len(p)/2]
+	}
+	return v.Write(p)
+}
+
+func (c *crowd) count(n int) {
+	if c.got.Add(int64(n)) == c.want.Load() {
+		c.all <- struct{}{}
+	}
+}
+
+func (v *void) SetReadDeadline(t time.Time) error {
+	if !t.IsZero() && !t.After(time.Now()) {
+		v.once.Do(func() { close(v.ended) })
+	}
+	return nil
+}
+
+func (v *void) Close() error                     { return v.SetReadDeadline(time.Unix(1, 0)) }
+func (v *void) CloseWrite() error                { return v.Close() }
+func (v *void) SetDeadline(t time.Time) error    { return v.SetReadDeadline(t) }
+func (v *void) SetWriteDeadline(time.Time) error { return nil }
+func (v *void) LocalAddr() net.Addr              { return memnet.Addr("192.0.2.1:1") }
+func (v *void) RemoteAddr() net.Addr             { return memnet.Addr("192.0.2.1:2") }
+
+// A voidWriter is the ResponseWriter of a void's handshake.
+type voidWriter struct {
+	http.ResponseWriter
+	conn *void
+}
+
+func (w voidWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	return w.conn, bufio.NewReadWriter(bufio.NewReaderSize(w.conn, 16), bufio.NewWriterSize(w.conn, 16)), nil
+}
+
+// enter lets a client into a room.
+func (c *crowd) enter(room string) *hub.Client {
+	r := httptest.NewRequest("GET", "/room/"+room, nil)
+	r.Header = upgrade()
+	v := &void{c: c, ended: make(chan struct{})}
+	c.hub.ServeHTTP(voidWriter{httptest.NewRecorder(), v}, r)
+	m := <-c.joined
+	v.live.Store(true)
+	return m
+}
+
+func (c *crowd) fill(room string, members int) *hub.Room {
+	c.tb.Helper()
+	for range members {
+		m := c.enter(room)
+		c.mu.Lock()
+		c.members = append(c.members, m)
+		c.mu.Unlock()
+	}
+	r, err := c.hub.Room(room)
+	require.NoError(c.tb, err)
+	return r
+}
+
+// said is a message whose frame has 128 bytes.
+var said = hub.Text(strings.Repeat("x", 126-2))
+
+// deliver publishes a message in a room of that many and waits until all have it.
+func (c *crowd) deliver(r *hub.Room, members int) {
+	c.want.Add(int64(members * (2 + len(said.Data))))
+	if _, err := r.Publish(context.Background(), said); err != nil {
+		c.tb.Fatal(err)
+	}
+	<-c.all
+}
+
+// mallocs is how many allocations f makes, everyone else's included.
+func mallocs(f func()) float64 {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	f()
+	runtime.ReadMemStats(&after)
+	return float64(after.Mallocs - before.Mallocs)
+}
+
+// A message allocates, a delivery does not: what a message costs does not grow with the room.
+func TestDeliveriesAllocateNothing(t *testing.T) {
+	if os.Getenv("HUB_NO_FASTPATH") == "1" {
+		t.Skip("it is about the fast path")
+	}
+	const messages, few, many = 200, 10, 2000
+	perMessage := func(members int) float64 {
+		c := newCrowd(t)
+		r := c.fill("lobby", members)
+		for range messages {
+			c.deliver(r, members)
+		}
+		return mallocs(func() {
+			for range messages {
+				c.deliver(r, members)
+			}
+		}) / messages
+	}
+	small, large := perMessage(few), perMessage(many)
+	t.Logf("allocations for a message: %.1f with %d members, %.1f with %d", small, few, large, many)
+	require.Less(t, (large-small)/(many-few), 0.005, "allocations for a delivery")
+	require.Less(t, large, 60.0, "allocations for a message")
+}
+
+// What a message costs, and each delivery of it.
+func BenchmarkDeliver(b *testing.B) {
+	for _, members := range []int{10, 1000, 10_000} {
+		b.Run(fmt.Sprintf("members=%d", members), func(b *testing.B) {
+			c := newCrowd(b)
+			r := c.fill("lobby", members)
+			c.deliver(r, members)
+			b.ReportAllocs()
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			for b.Loop() {
+				c.deliver(r, members)
+			}
+			runtime.ReadMemStats(&after)
+			deliveries := float64(b.N) * float64(members)
+			b.ReportMetric(float64(after.Mallocs-before.Mallocs)/deliveries, "allocs/delivery")
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/deliveries, "ns/delivery")
+		})
+	}
+}
+
+// What it costs to come into a room of that many, handshake and all, and to leave it.
+func BenchmarkJoinLeave(b *testing.B) {
+	for _, members := range []int{10, 1000, 10_000} {
+		b.Run(fmt.Sprintf("members=%d", members), func(b *testing.B) {
+			c := newCrowd(b)
+			c.fill("lobby", members)
+			b.ReportAllocs()
+			for b.Loop() {
+				m := c.enter("lobby")
+				m.Close(hub.CodeNormal, "")
+				<-m.Done()
+			}
+		})
+	}
+}
+
+// Messages in any of 10,000 rooms of two.
+func BenchmarkRooms(b *testing.B) {
+	const rooms, members = 10_000, 2
+	c := newCrowd(b)
+	all := make([]*hub.Room, rooms)
+	for i := range all {
+		all[i] = c.fill(fmt.Sprint("room-", i), members)
+	}
+	r := rand.New(rand.NewPCG(1, 2))
+	b.ReportAllocs()
+	for b.Loop() {
+		c.deliver(all[r.IntN(rooms)], members)
+	}
+}
+
+// inUse is the memory in use, heap and stacks.
+func inUse() int64 {
+	runtime.GC()
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapInuse + m.StackInuse)
+}
+
+// idleRooms opens rooms in which nobody is, and returns what each holds.
+func idleRooms(tb testing.TB, rooms int) float64 {
+	h := hub.New(hub.WithIdle(time.Hour), hub.WithMaxRooms(rooms))
+	before := inUse()
+	for i := range rooms {
+		r, err := h.Room(fmt.Sprint("room ", i))
+		require.NoError(tb, err)
+		for range r.Members() { // opens it
+		}
+	}
+	require.Equal(tb, rooms, h.Stats().Rooms)
+	each := float64(inUse()-before) / float64(rooms)
+	require.NoError(tb, h.Shutdown(context.Background()))
+	return each
+}
+
+// Bounded: an idle room holds its loop, its stack, and no buffer of what it once had to do.
+func TestIdleRoomIsSmall(t *testing.T) {
+	each := idleRooms(t, 2000)
+	t.Logf("an idle room holds %.0f bytes", each)
+	require.LessOrEqual(t, each, 10.0*1024)
+}
+
+func BenchmarkIdleRooms(b *testing.B) {
+	var each float64
+	for b.Loop() {
+		each = idleRooms(b, 10_000)
+	}
+	b.ReportMetric(each, "B/room")
+}
+
+// A site is where memory was allocated.
+type site [32]uintptr
+
+// A record is what is in use that was allocated at one site.
+type record struct{ runtime.MemProfileRecord }
+
+func (r *record) where() string {
+	var s strings.Builder
+	for frames, more := runtime.CallersFrames(r.Stack()), true; more; {
+		var f runtime.Frame
+		f, more = frames.Next()
+		fmt.Fprintf(&s, "\n\t%s:%d", f.Function, f.Line)
+	}
+	return s.String()
+}
+
+// heap notes what is in use now, which is exact with a MemProfileRate of 1. The slice is large
+// enough: what it allocated itself would be in the next profile.
+func heap(tb testing.TB, records []runtime.MemProfileRecord) []runtime.MemProfileRecord {
+	for range 3 { // the profile is that of the GC before the last; and pools empty in two
+		runtime.GC()
+	}
+	n, ok := runtime.MemProfile(records, false)
+	require.True(tb, ok, "%d places", n)
+	return records[:n]
+}
+
+// bySite adds up records of one place.
+func bySite(records []runtime.MemProfileRecord) map[site]record {
+	sites := map[site]record{}
+	for _, r := range records {
+		was := sites[r.Stack0]
+		r.AllocBytes += was.AllocBytes
+		r.FreeBytes += was.FreeBytes
+		r.AllocObjects += was.AllocObjects
+		r.FreeObjects += was.FreeObjects
+		sites[r.Stack0] = record{r}
+	}
+	return sites
+}
+
+// Leaves nothing: after 1,000,000 deliveries the heap is as it was before, at each place that
+// allocates, but for what the runtime keeps of its own. The slack is for what is on its way.
+func TestHeapAfterAMillionDeliveries(t *testing.T) {
+	const members, slack, slackBytes = 1000, 16, 16 << 10
+	messages := 1000
+	if os.Getenv("HUB_NO_FASTPATH") == "1" {
+		messages = 100 // a goroutine for each delivery
+	}
+	defer func(rate int) { runtime.MemProfileRate = rate }(runtime.MemProfileRate)
+	runtime.MemProfileRate = 1
+	c := newCrowd(t, hub.WithPing(time.Hour, 2*time.Hour)) // the sweeper has nothing in hand
+	c.short = true
+	r := c.fill("lobby", members)
+	profiles := [2][]runtime.MemProfileRecord{make([]runtime.MemProfileRecord, 20_000), make([]runtime.MemProfileRecord, 20_000)}
+	for i, messages := range [...]int{200, messages} {
+		// First each connection comes to have queued, and the history to be full.
+		for range messages {
+			c.deliver(r, members)
+		}
+		profiles[i] = heap(t, profiles[i])
+	}
+	require.EqualValues(t, (200+messages)*members*(2+len(said.Data)), c.got.Load())
+	before, after := bySite(profiles[0]), bySite(profiles[1])
+	var bytes, objects int64
+	for at, r := range after {
+		was := before[at]
+		moreBytes, more := r.InUseBytes()-was.InUseBytes(), r.InUseObjects()-was.InUseObjects()
+		where := r.where()
+		if strings.Contains(where, "runtime.malg:") || strings.Contains(where, "runtime.acquireSudog:") {
+			continue // goroutines that have ended, and what waiting takes: used again, never freed
+		}
+		bytes, objects = bytes+moreBytes, objects+more
+		if more > slack {
+			t.Errorf("%d objects more, %d bytes, of%s", more, moreBytes, where)
+		}
+	}
+	t.Logf("%d objects, %d bytes more", objects, bytes)
+	require.LessOrEqual(t, bytes, int64(slackBytes))
 }
