@@ -167,11 +167,12 @@ func refuse(w http.ResponseWriter, err error) {
 // into the room of the URL: the path value {room} where the pattern has one, the last
 // element of the path otherwise.
 type Hub struct {
-	cfg       config
-	broker    broker.Broker
-	ownBroker bool
-	reader    *catchup.Reader
-	node      string
+	cfg        config
+	roomConfig *config // what rooms begin with
+	broker     broker.Broker
+	ownBroker  bool
+	reader     *catchup.Reader
+	node       string
 
 	budget *wsconn.Budget // of what waits for clients
 
@@ -238,6 +239,9 @@ func New(opts ...HubOption) *Hub {
 		need(!cfg.historySet, "WithHistory is for the in-memory broker: with WithBroker, the broker has its own retention")
 	}
 	h.reader = catchup.NewReader(h.broker)
+	rooms := h.cfg
+	rooms.historySet = false
+	h.roomConfig = rooms.ready()
 	return h
 }
 
@@ -260,10 +264,13 @@ func (h *Hub) Room(name string, opts ...RoomOption) (*Room, error) {
 	if err := wire.ValidRoom(name); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrName, err)
 	}
-	cfg := h.cfg
-	cfg.historySet = false
-	for _, o := range opts {
-		o.applyToRoom(&cfg)
+	cfg := h.roomConfig // shared by all rooms without options of their own
+	if len(opts) > 0 {
+		own := *cfg
+		for _, o := range opts {
+			o.applyToRoom(&own)
+		}
+		cfg = own.ready()
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -299,7 +306,7 @@ func (h *Hub) Room(name string, opts ...RoomOption) (*Room, error) {
 	} else if was := r.config(); was.unsetHistory != nil {
 		cfg.unsetHistory = was.unsetHistory
 	}
-	r.cfg.Store(cfg.ready())
+	r.cfg.Store(cfg)
 	if len(opts) > 0 {
 		ref.pinned = true
 		h.held[r] = struct{}{}

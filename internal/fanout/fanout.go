@@ -321,7 +321,7 @@ func (l *lane) fetch() bool {
 		return true
 	}
 	l.queued = false
-	if cap(l.current) > keepJobs || cap(l.jobs) > keepJobs { // a burst of joins is no reason to hold its memory
+	if len(l.members) == 0 || cap(l.current) > keepJobs || cap(l.jobs) > keepJobs { // a burst of joins is no reason to hold its memory
 		l.current, l.jobs = nil, nil
 	}
 	return false

@@ -287,9 +287,9 @@ func (l *Loop) startAnnounce(now time.Time) {
 	}
 	joined, left := split(batch)
 	under := make(chan struct{})
-	l.under = under
+	ctx, cancel := context.WithTimeout(context.Background(), announceTimeout)
+	l.under, l.cancel = under, cancel
 	l.cfg.Go(func() {
-		ctx, cancel := context.WithTimeout(l.ctx, announceTimeout)
 		defer cancel()
 		err := l.cfg.Lease.Update(ctx, l.cfg.Name, joined, left)
 		close(under)
@@ -298,6 +298,14 @@ func (l *Loop) startAnnounce(now time.Time) {
 		case <-l.done:
 		}
 	})
+}
+
+// cancelAnnouncement must only be called from the room loop.
+func (l *Loop) cancelAnnouncement() {
+	if l.cancel != nil {
+		l.cancel()
+		l.cancel = nil
+	}
 }
 
 type announceResult struct {
@@ -320,6 +328,7 @@ func split(batch []*announcement) (joined, left []broker.Member) {
 func (l *Loop) announceDone(r announceResult) {
 	a := &l.presence
 	now := time.Now()
+	l.cancelAnnouncement() // it is over
 	a.done(r.batch, r.err)
 	if r.err != nil {
 		a.delay = min(max(2*a.delay, minAnnounceRetry), maxAnnounceRetry)
@@ -357,7 +366,7 @@ func (l *Loop) farewell() {
 		wait = 0
 	}
 	under := l.under
-	l.cancel() // an announcement under way is of no use any more
+	l.cancelAnnouncement() // of no use any more
 	l.cfg.Go(func() {
 		if under != nil {
 			<-under // what it says must not come after this

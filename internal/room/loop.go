@@ -74,9 +74,6 @@ type Loop struct {
 	key     uint32       // of the room's first few clients
 	current atomic.Pointer[Stream]
 
-	ctx    context.Context // ends with the loop; of what it starts
-	cancel context.CancelFunc
-
 	// room loop only
 	pos       broker.Cursor // of the last message handed to the fan-out
 	members   map[*Member]struct{}
@@ -96,7 +93,8 @@ type Loop struct {
 	waiting   []request // to go live at a position that the loop has not reached
 	drains    []drain
 	presence  announcer
-	under     chan struct{} // closed when the last announcement that was begun has returned
+	cancel    context.CancelFunc // of the announcement under way, nil: none is
+	under     chan struct{}      // closed when the last announcement that was begun has returned
 	linger    lingerers
 	reasons   map[string]departed // by client
 	timer     *time.Timer
@@ -126,13 +124,9 @@ func Open(ctx context.Context, cfg Config) (*Loop, error) {
 		inbox:   make(chan func()),
 		done:    make(chan struct{}),
 		pos:     sub.Head(),
-		members: map[*Member]struct{}{},
-		clients: map[string]*Member{},
-		users:   map[string][]*Member{},
 		reasons: map[string]departed{},
 		key:     rand.Uint32(),
 	}
-	l.ctx, l.cancel = context.WithCancel(context.Background())
 	l.current.Store(l.stream(l.pos.Epoch))
 	for _, m := range sub.Members() {
 		l.there.Join(m)
@@ -145,7 +139,7 @@ func Open(ctx context.Context, cfg Config) (*Loop, error) {
 func (l *Loop) Run() {
 	defer close(l.done)
 	defer l.sub.Close()
-	defer l.cancel()
+	defer l.cancelAnnouncement()
 	l.timer = time.NewTimer(l.cfg.Idle)
 	defer l.timer.Stop()
 	for {
@@ -290,7 +284,7 @@ func (l *Loop) take() error {
 	}
 	clear(l.events)
 	if len(l.members) == 0 {
-		l.events = nil // an empty room holds no buffer
+		l.events, l.rest = nil, nil // an empty room holds no buffer
 	}
 	return l.ended
 }

@@ -236,6 +236,9 @@ func (l *Loop) reply(r request, a reply) {
 func (l *Loop) join(j *Joining) {
 	m := j.Member
 	m.live = false // where another loop, which ended, had it
+	if l.members == nil {
+		l.members, l.clients, l.users = map[*Member]struct{}{}, map[string]*Member{}, map[string][]*Member{}
+	}
 	l.members[m] = struct{}{}
 	l.clients[m.Who.Client] = m
 	l.users[m.Who.User] = append(l.users[m.Who.User], m)
@@ -366,6 +369,7 @@ func (l *Loop) leave(r leaving) {
 	}
 	if len(l.members) == 0 {
 		l.out = batches{}
+		l.members, l.clients, l.users = nil, nil, nil // an empty room holds no maps
 		l.schedule()
 	}
 }
