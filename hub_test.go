@@ -1532,8 +1532,7 @@ func (w *world) goesOn(room string) {
 			}
 		}
 		require.Subset(w.t, w.there(name), []string{"anna", "ben"})
-		_, err := ben.ws, ben.ws.Close(1000, "")
-		require.NoError(w.t, err)
+		require.NoError(w.t, ben.ws.Close(1000, ""))
 		require.Equal(w.t, "ben", anna.until("left").Member.Name)
 		require.Positive(w.t, w.hub.Stats().Clients)
 		anna.leave()
