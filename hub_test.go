@@ -3774,11 +3774,12 @@ func idleRooms(tb testing.TB, rooms int) float64 {
 	return each
 }
 
-// Bounded: an idle room holds its loop, its stack, and no buffer of what it once had to do.
+// Bounded: an idle room holds its loop, its stack, and no buffer. The bound leaves room for the larger
+// stacks of the race detector; BenchmarkIdleRooms tells the figure.
 func TestIdleRoomIsSmall(t *testing.T) {
 	each := idleRooms(t, 2000)
 	t.Logf("an idle room holds %.0f bytes", each)
-	require.LessOrEqual(t, each, 10.0*1024)
+	require.LessOrEqual(t, each, 12.0*1024)
 }
 
 func BenchmarkIdleRooms(b *testing.B) {
