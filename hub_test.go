@@ -3870,3 +3870,20 @@ func TestHeapAfterAMillionDeliveries(t *testing.T) {
 	t.Logf("%d objects, %d bytes more", objects, bytes)
 	require.LessOrEqual(t, bytes, int64(slackBytes))
 }
+
+// An empty message has its place like any other, and reaches everyone.
+func TestEmptyMessage(t *testing.T) {
+	inBubble(t, func(w *world) {
+		alice, bob := w.plain("lobby", ""), w.json("lobby", "")
+		bob.until("welcome")
+		synctest.Wait()
+		r, err := w.hub.Room("lobby")
+		require.NoError(t, err)
+		for _, s := range []string{"one", "", "two"} {
+			_, err := r.Publish(t.Context(), hub.Text(s))
+			require.NoError(t, err)
+			require.Equal(t, s, alice.line())
+			require.Equal(t, s, bob.until("message").text())
+		}
+	}, hub.WithTextFormat(hub.RawText()))
+}

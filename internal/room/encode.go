@@ -90,7 +90,7 @@ func (s *Stream) Message(door int, m *broker.Message) *wsconn.Frame {
 	case m.Kind == broker.KindBinary:
 		f = wsconn.NewFrame(wsconn.OpBinary, m.Data)
 	case s.Text.Message != nil:
-		f = text(s.Text.Message(m))
+		f = wsconn.NewFrame(wsconn.OpText, []byte(s.Text.Message(m))) // also where that is empty: it has a seq
 	}
 	if f != nil {
 		f.Stream, f.Prev, f.Seq, f.Key = s, m.Prev, m.Cursor.Seq, scoped(keyRoom, m.From.User, m.Key)
@@ -173,7 +173,7 @@ func (s *Stream) encodeSignal(door int, sig *broker.Signal) *wsconn.Frame {
 			return wsconn.NewFrame(wsconn.OpBinary, sig.Data)
 		}
 		if s.Text.Direct != nil {
-			return text(s.Text.Direct(sig))
+			return wsconn.NewFrame(wsconn.OpText, []byte(s.Text.Direct(sig)))
 		}
 	case SignalTyping:
 		if door == JSON {
