@@ -22,8 +22,8 @@ const (
 	// Doors is how many encodings a message may go out in: two, and each deflated.
 	Doors = 4
 
-	// MaxWaiting is from how many messages on, waiting for one worker, a group is full. They
-	// are counted, not the sends: a room whose messages come one by one would be full while
+	// MaxWaiting is from how many messages on, waiting for one worker, a group is full; each
+	// 2 KiB count as one at least, so it is full at 1 MiB too. Messages are counted, not sends: a room whose messages come one by one would be full while
 	// hardly anything waits, and its worker could make no batches of them.
 	MaxWaiting = 512
 
@@ -38,12 +38,12 @@ const (
 // Batches are the same messages for each door. A nil batch is nothing to send.
 type Batches [Doors]*wsconn.Batch
 
-// weight is how many messages the batches are.
+// weight is what the batches count for in MaxWaiting.
 func (b *Batches) weight() int32 {
 	n := 1
 	for _, door := range b {
 		if door != nil {
-			n = max(n, len(door.Frames))
+			n = max(n, len(door.Frames), len(door.Bytes)/2048)
 		}
 	}
 	return int32(n)

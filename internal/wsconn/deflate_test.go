@@ -157,6 +157,8 @@ func TestReadDeflated(t *testing.T) {
 		end         frame
 	}{
 		{"messages, deflated and not", message("hello") + string(maskedFrame(0x81, "hello")) + message("hello"), []frame{hello, hello, hello}, protocol},
+		// A stream may end with its last block (RFC 7692, section 7.2.3.4).
+		{"streams that end early", strings.Repeat(string(maskedFrame(0xC1, "\xf3\x48\xcd\xc9\xc9\x07\x00\x00")), 3), []frame{{1, "Hello"}, {1, "Hello"}, {1, "Hello"}}, protocol},
 		{"an empty one", string(maskedFrame(0xC1, "\x00")), []frame{{1, ""}}, protocol},
 		{"up to the limit", message(long), []frame{{1, long}}, protocol},
 		{"in fragments, with a ping between", fragments(strings.Repeat("hello ", 100) + "\u00e9\u4e16"), []frame{{1, strings.Repeat("hello ", 100) + "\u00e9\u4e16"}}, protocol},

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"nhooyr.io/websocket"
@@ -76,7 +77,7 @@ func (rs *Readers) put(r *reader) {
 // A reader is a connection of nhooyr's that was never dialed: it reads, unmasks and checks
 // messages for the one it is lent to. Between two messages it knows nothing of either, so the
 // next may be another connection's. (One that inflates keeps what follows a stream that ended
-// early, so it is not lent again.) A connection at rest has none, which saves it some 3 KiB, a
+// early, so it reads one message.) A connection at rest has none, which saves it some 3 KiB, a
 // stack and a goroutine.
 type reader struct {
 	ws *websocket.Conn
@@ -98,7 +99,7 @@ func newReader(deflates bool) (*reader, error) {
 
 // close ends the reader, whoever it was lent to, and waits for its goroutine.
 func (r *reader) close() {
-	r.t.c = nil
+	r.t.c.Store(nil)
 	r.ws.CloseNow()
 }
 
@@ -136,10 +137,14 @@ func (n *nowhere) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 
 // A transport is a connection as nhooyr sees it. What nhooyr writes are control frames, one
 // a Write: pongs go their way, and of a close frame only its code is noted.
-type transport struct{ c *Conn }
+type transport struct {
+	// c is who it reads for, nil for nobody. Nhooyr's goroutine may call Close at any time: when
+	// the five seconds that it gives a ping are over, while the reader is taken back.
+	c atomic.Pointer[Conn]
+}
 
 func (t *transport) Read(p []byte) (int, error) {
-	c := t.c
+	c := t.c.Load()
 	if len(c.input) > 0 {
 		n := copy(p, c.input)
 		c.consume(n)
@@ -164,10 +169,10 @@ func (c *Conn) arrived(n int, err error) (int, error) {
 func (t *transport) Write(p []byte) (int, error) {
 	switch p[0] & 0x0F {
 	case opPong:
-		t.c.sendPong(p)
+		t.c.Load().sendPong(p)
 	case opClose:
 		if len(p) >= 4 {
-			t.c.nhooyr = int(binary.BigEndian.Uint16(p[2:]))
+			t.c.Load().nhooyr = int(binary.BigEndian.Uint16(p[2:]))
 		}
 	}
 	return len(p), nil
@@ -175,10 +180,10 @@ func (t *transport) Write(p []byte) (int, error) {
 
 // Close ends a Read that waits, and leaves the transport to Finish.
 func (t *transport) Close() error {
-	if t.c != nil {
-		t.c.mu.Lock()
-		defer t.c.mu.Unlock()
-		t.c.wakeReader()
+	if c := t.c.Load(); c != nil {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.wakeReader()
 	}
 	return nil
 }

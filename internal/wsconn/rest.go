@@ -147,25 +147,35 @@ func (c *Conn) attach() error {
 		c.reader = nil
 		return err
 	}
-	c.reader.t.c = c
+	c.reader.t.c.Store(c)
 	c.reader.ws.SetReadLimit(c.readLimit)
 	return nil
 }
 
-// detach gives the reader back where it stands between two messages and has nothing more
-// of this connection.
+// detach takes back what the reader has of the messages that follow, and gives it up where
+// it stands between two messages.
 func (c *Conn) detach() {
 	r := c.reader
-	switch {
-	case len(c.input) > 0 || r.br.Buffered() > 0:
-		return
-	case c.deflates || c.readers == nil:
-		r.close()
-	default:
-		r.t.c = nil
-		c.readers.put(r)
-	}
 	c.reader = nil
+	if ahead, _ := r.br.Peek(r.br.Buffered()); len(ahead) > 0 {
+		c.unread(ahead)
+		_, _ = r.br.Discard(len(ahead))
+	}
+	if c.deflates || c.readers == nil {
+		r.close()
+		return
+	}
+	r.t.c.Store(nil)
+	c.readers.put(r)
+}
+
+// unread puts p before what has arrived.
+func (c *Conn) unread(p []byte) {
+	n := len(p) + len(c.input)
+	buf := newMessage(n)
+	copy((*buf)[copy(*buf, p):], c.input)
+	c.consume(len(c.input))
+	c.input, c.inputBuf = (*buf)[:n], buf
 }
 
 // dropReader ends the reader: it failed, or the connection is over.

@@ -185,7 +185,7 @@ func TestRestHoldsNoReader(t *testing.T) {
 	p.Write(append(fragmented, maskedFrame(0x81, "two")...))
 	_, _, err := c.Read(t.Context())
 	require.NoError(t, err)
-	require.NotNil(t, c.reader, "it has the second message")
+	require.Nil(t, c.reader, "what it had of the second message is taken back")
 	_, m, err := c.Read(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, "two", string(m))

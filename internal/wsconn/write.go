@@ -109,6 +109,9 @@ func (c *Conn) take(w *writerState) bool {
 		w.add(c.partial, c.begun)
 		c.partial, c.begun = nil, item{}
 	}
+	if c.closeBegun { // of which partial is the rest
+		c.pong, c.ping = nil, false
+	}
 	if c.pong != nil {
 		w.bufs = append(w.bufs, c.pong)
 		c.pong = nil

@@ -1,10 +1,10 @@
-//go:build unix && !linux
+//go:build unix && !(linux && (amd64 || arm64 || arm || riscv64 || loong64))
 
 package wsconn
 
 import "syscall"
 
-// writeNow is write(2) of a descriptor that does not block.
+// writeNow writes what a socket takes at once.
 func writeNow(fd uintptr, p []byte) (int, error) {
 	n, err := syscall.Write(int(fd), p)
 	return max(n, 0), err
