@@ -26,7 +26,7 @@ func (c *chart) file() string { return "benchmarks-" + c.name + ".svg" }
 // The style follows the reader's light or dark page; the background is the page's.
 const chartStyle = `<style>
 text { font: 13px system-ui, sans-serif; fill: #24292f }
-.title { font-weight: 600 }
+.title { font-size: 12px; font-weight: 600 }
 .note { fill: #57606a }
 .bar { fill: #8c959f } .part { fill: #57606a }
 .hub .bar { fill: #2da44e } .hub .part { fill: #1a7f37 }
