@@ -443,8 +443,8 @@ func WithMaxRooms(n int) HubOption {
 // A message counts once for each way in which it is encoded (door, compression), however many
 // clients it waits for, with about 100 bytes for what surrounds it; besides, each place in a
 // client's queue counts 64 bytes, with a key 128, and 192 where it is a gap. It counts until it
-// is written. What clients take at once never counts; nor do histories ([WithHistory]), what is on its way from rooms to clients (up
-// to 8 batches of 64 messages a room), and the system's buffers. [Stats] has the present figure.
+// is written. What clients take at once never counts; nor do histories ([WithHistory]), what is on
+// its way from rooms to clients (about 512 messages or 1 MiB for each room and worker), and the system's buffers. [Stats] has the present figure.
 //
 // Up to 3/4 of the bound nobody notices it. Above, no client may queue more than its share of
 // the last quarter, and those that hold most lose it until half is free, by the slow policy:
