@@ -279,7 +279,7 @@ func TestReport(t *testing.T) {
 	require.NoError(t, err)
 	for _, want := range []string{
 		"| at most 1.15 × the floor's CPU | 1.20 × | **not reached** |",
-		"| flat within 1.2 × from 100 to 10,000 members | 1.00 × (1.20 to 1.20) | reached |",
+		"| the largest ratio at most 1.2 × the smallest, from 100 to 10,000 members | 1.00 × (ratios from 1.20 to 1.20) | reached |",
 		"the hub 6.00; ahead are gws 5.50.",
 		"nhooyr, round 2: gone away | **failed** |",
 		"benchmarks-single.svg", "benchmarks-sizes.svg",

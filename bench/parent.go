@@ -6,21 +6,28 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
+)
+
+const (
+	measurement = 2 * time.Second // how long one takes
+	leastRounds = 3               // of a report
 )
 
 // parent measures, prints the report, and writes it.
 func parent(args []string) error {
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
-	only := flags.String("only", "", "measure only rows whose name matches this `regexp`: "+
-		"single outstanding json allocs rooms deflate stalled idle idle-rooms sizes")
+	only := flags.String("only", "", "measure only rows whose name matches this `regexp`: "+strings.Join(rowNames, " ")+
+		"; single, outstanding, json and allocs share their measurements")
 	servers := flags.String("servers", "", "measure only these, comma-separated: "+strings.Join(kindNames(), " "))
 	rounds := flags.Int("rounds", 3, "rounds, of which the median counts; a report has at least 3")
-	duration := flags.Duration("time", 2*time.Second, "length of a measurement")
+	duration := flags.Duration("time", measurement, "length of a measurement")
 	out := flags.String("out", "", "write the report to this `file` and its charts beside it "+
-		"(default ../docs/benchmarks.md; with -only, -servers or fewer rounds, none)")
+		"(default ../docs/benchmarks.md; with -only, -servers, fewer rounds or shorter measurements, none)")
 	raw := flags.String("json", "", "write every measured value to this `file`")
 	profiles := flags.String("profiles", "", "write profiles of the servers into this `folder`; the figures suffer a little")
 	if err := flags.Parse(args); err != nil {
@@ -32,7 +39,7 @@ func parent(args []string) error {
 	if flags.NArg() > 0 || *rounds < 1 || *duration < 50*time.Millisecond {
 		return errors.New("no arguments, at least 1 round, and at least 50 ms a measurement")
 	}
-	b := &bench{rounds: *rounds, time: *duration}
+	b := &bench{rounds: *rounds, time: *duration, command: strings.Join(append([]string{"go run ."}, args...), " ")}
 	if *profiles != "" {
 		b.profiles = *profiles
 		if err := os.MkdirAll(b.profiles, 0o755); err != nil {
@@ -47,6 +54,9 @@ func parent(args []string) error {
 	if b.only, err = regexp.Compile("^(?:" + *only + ")$"); err != nil {
 		return err
 	}
+	if !slices.ContainsFunc(rowNames, b.only.MatchString) {
+		return fmt.Errorf("no row %q; there are %s", *only, strings.Join(rowNames, " "))
+	}
 	if *servers != "" {
 		b.servers = strings.Split(*servers, ",")
 		for _, name := range b.servers {
@@ -55,11 +65,16 @@ func parent(args []string) error {
 			}
 		}
 	}
-	if *out == "" && b.all && *rounds >= 3 {
+	if *out == "" && b.all && *rounds >= leastRounds && *duration >= measurement {
 		*out = "../docs/benchmarks.md"
 	}
-	if *out != "" && *rounds < 3 {
-		return errors.New("a report has at least 3 rounds")
+	if *out != "" {
+		if *rounds < leastRounds {
+			return fmt.Errorf("a report has at least %d rounds", leastRounds)
+		}
+		if _, err := os.Stat(filepath.Dir(*out)); err != nil { // not after 20 minutes
+			return err
+		}
 	}
 
 	b.run()

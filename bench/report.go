@@ -69,14 +69,18 @@ func (r *report) write(file string) error {
 
 // tables is what goes to the terminal.
 func (r *report) tables() string {
-	return r.rows(false) + "\n## Figures to reach\n\n" + r.summary() + "\n## Where the hub loses\n\n" + r.losses()
+	few := ""
+	if r.bench.rounds < leastRounds {
+		few = fmt.Sprintf("Fewer than %d rounds: an indication, no more.\n\n", leastRounds)
+	}
+	return r.rows(false) + "\n## Figures to reach\n\n" + few + r.summary() + "\n## Where the hub loses\n\n" + r.losses()
 }
 
 func (r *report) machine() string {
 	var b strings.Builder
 	b.WriteString("| | |\n|---|---|\n")
 	line := func(name, value string) { fmt.Fprintf(&b, "| %s | %s |\n", name, value) }
-	line("command", fmt.Sprintf("`cd bench && go run .` (%d rounds, %v a measurement)", r.bench.rounds, r.bench.time))
+	line("command", fmt.Sprintf("`cd bench && %s` (%d rounds, %v a measurement)", r.bench.command, r.bench.rounds, r.bench.time))
 	line("machine", fmt.Sprintf("%s, %d cores, for server and load together", cpuModel(), runtime.NumCPU()))
 	var u unix.Utsname
 	if unix.Uname(&u) == nil {
@@ -261,8 +265,10 @@ func ahead(peer, hub float64, higher bool) bool {
 // losses lists the figures that were not reached, and each measure by which a peer is ahead.
 func (r *report) losses() string {
 	var b strings.Builder
+	compared := false // with a peer, or a figure
 	for _, s := range r.sections {
 		for _, f := range s.figures {
+			compared = true
 			if !f.reached {
 				fmt.Fprintf(&b, "- %s: asked %s, seen %s.\n", s.title, f.asked, f.seen)
 			}
@@ -276,7 +282,11 @@ func (r *report) losses() string {
 		var peers []string
 		for _, k := range kinds {
 			s := r.bench.samples.spread(c.row, k.name, c.metric)
-			if !k.peer || s.N == 0 || !ahead(s.Median, hub.Median, c.higher) {
+			if !k.peer || s.N == 0 {
+				continue
+			}
+			compared = true
+			if !ahead(s.Median, hub.Median, c.higher) || fmt.Sprintf(c.format, s.Median) == fmt.Sprintf(c.format, hub.Median) {
 				continue
 			}
 			text := k.name + " " + s.text(c.format)
@@ -289,8 +299,12 @@ func (r *report) losses() string {
 			fmt.Fprintf(&b, "- %s: the hub %s; ahead are %s.\n", c.what, hub.text(c.format), strings.Join(peers, "; "))
 		}
 	}
-	if b.Len() == 0 {
+	switch {
+	case b.Len() > 0:
+	case compared:
 		return "Nowhere in this run.\n"
+	default:
+		return "Nothing was compared.\n"
 	}
 	return b.String()
 }

@@ -24,6 +24,8 @@ const (
 	rowSizes       = "sizes"
 )
 
+var rowNames = []string{rowSingle, rowOutstanding, rowJSON, rowAllocs, rowRooms, rowDeflate, rowStalled, rowIdle, rowIdleRooms, rowSizes}
+
 // How much each row does.
 const (
 	oneRoom      = 1000 // members
@@ -75,6 +77,7 @@ var jobs = []job{
 
 // bench is one run.
 type bench struct {
+	command  string // as it was typed
 	only     *regexp.Regexp
 	all      bool // rows and servers
 	servers  []string

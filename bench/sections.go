@@ -31,7 +31,7 @@ type column struct {
 
 var closedColumns = []column{
 	{"CPU µs/delivery", mCPU, "%.2f"},
-	{"user part", mUser, "%.2f"},
+	{"user part, µs", mUser, "%.2f"},
 	{"deliveries/s", mRate, "%.0f"},
 	{"bytes/delivery", mBytes, "%.0f"},
 	{"one order", mOneOrder, "%.0f"},
@@ -141,7 +141,7 @@ func (b *bench) deflate() section {
 			"that each message comes compressed and inflates to what was sent. Publishes are not compressed.",
 		figures: measuredIn(
 			atLeast("at least 1.5 × the deliveries/s of the best peer ("+peer+")", overPeer, 1.5, "%.2f ×"),
-			atLeast("then 2 ×", overPeer, 2, "%.2f ×"),
+			atLeast("then 2 × the deliveries/s of the best peer ("+peer+")", overPeer, 2, "%.2f ×"),
 		),
 		kinds:   deflates,
 		columns: closedColumns,
@@ -161,7 +161,7 @@ func (b *bench) json() section {
 			"publish has an id and is acked. The table is with 64 under way.",
 		figures: measuredIn(
 			limited("at most 1.15 × the plain door's CPU, one message at a time", ratio(rowSingle), 1.15, "%.2f ×"),
-			limited("the same with 64 under way", ratio(rowOutstanding), 1.15, "%.2f ×"),
+			limited("at most 1.15 × the plain door's CPU, 64 messages under way", ratio(rowOutstanding), 1.15, "%.2f ×"),
 		),
 		kinds:   func(k kind) bool { return k.name == "hub" || k.name == "hub-json" },
 		columns: closedColumns,
@@ -234,7 +234,7 @@ func (b *bench) allocs() section {
 			"spread over its 1,000 deliveries. The table is with 64 under way.", nothing),
 		figures: measuredIn(
 			limited("0 for a delivery, one message at a time", b.samples.spread(rowSingle, "hub", mMallocs), nothing, "%.3f"),
-			limited("the same with 64 under way", b.samples.spread(rowOutstanding, "hub", mMallocs), nothing, "%.3f"),
+			limited("0 for a delivery, 64 messages under way", b.samples.spread(rowOutstanding, "hub", mMallocs), nothing, "%.3f"),
 		),
 		columns: []column{
 			{"for a delivery", mMallocs, "%.3f"},
@@ -252,7 +252,7 @@ func (b *bench) idleRooms() section {
 			"said 128 bytes, which are kept.",
 		figures: measuredIn(
 			limited("at most 4 KiB each", b.samples.spread(rowIdleRooms, "hub", mRoomEmpty), 4096, "%.0f bytes"),
-			limited("the same with a message kept", b.samples.spread(rowIdleRooms, "hub", mRoomKept), 4096, "%.0f bytes"),
+			limited("at most 4 KiB each, with a message kept", b.samples.spread(rowIdleRooms, "hub", mRoomKept), 4096, "%.0f bytes"),
 		),
 		columns: []column{
 			{"open, bytes", mRoomEmpty, "%.0f"},
@@ -282,7 +282,7 @@ func (b *bench) sizesSection() section {
 		title: "From 100 to 10,000 members",
 		how: "128 bytes, one message at a time: the hub's CPU for a delivery, divided by the floor's at that size, measured one right " +
 			"after the other.",
-		figures: []figure{{"flat within 1.2 × from 100 to 10,000 members", fmt.Sprintf("%.2f × (%.2f to %.2f)", most/least, least, most), most/least <= 1.2}},
+		figures: []figure{{"the largest ratio at most 1.2 × the smallest, from 100 to 10,000 members", fmt.Sprintf("%.2f × (ratios from %.2f to %.2f)", most/least, least, most), most/least <= 1.2}},
 		chart:   &chart{name: "sizes", title: "CPU for a delivery over the floor's, by members of the room", points: points, format: "%.2f"},
 	}
 }

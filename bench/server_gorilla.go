@@ -17,8 +17,7 @@ const deflateThreshold = 64
 // a message is framed (and deflated) once. The buffers are the example's 1,024 bytes, those for
 // writing from a pool, so that a client at rest has none.
 func gorillaHandler(c serverConfig) http.Handler {
-	var mu sync.Mutex
-	rooms := make(map[string]*gorillaRoom) // guarded by mu
+	rooms := new(selectRooms[*websocket.PreparedMessage])
 	upgrader := websocket.Upgrader{
 		ReadBufferSize:    1024,
 		WriteBufferSize:   1024,
@@ -30,73 +29,22 @@ func gorillaHandler(c serverConfig) http.Handler {
 		if err != nil {
 			return
 		}
-		mu.Lock()
-		name := r.PathValue("room")
-		room, ok := rooms[name]
-		if !ok {
-			room = newGorillaRoom()
-			rooms[name] = room
-		}
-		mu.Unlock()
-		c := &gorillaClient{room: room, conn: conn, send: make(chan *websocket.PreparedMessage, 256)}
-		room.register <- c
+		c := &gorillaClient{conn: conn}
+		c.room, c.send = rooms.join(r)
 		go c.write()
 		go c.read()
 	})
 }
 
-type gorillaRoom struct {
-	clients              map[*gorillaClient]bool // room loop only
-	broadcast            chan *websocket.PreparedMessage
-	register, unregister chan *gorillaClient
-}
-
-func newGorillaRoom() *gorillaRoom {
-	r := &gorillaRoom{
-		clients:    make(map[*gorillaClient]bool),
-		broadcast:  make(chan *websocket.PreparedMessage, 64),
-		register:   make(chan *gorillaClient),
-		unregister: make(chan *gorillaClient),
-	}
-	go r.run()
-	return r
-}
-
-func (r *gorillaRoom) run() {
-	for {
-		select {
-		case c := <-r.register:
-			r.clients[c] = true
-		case c := <-r.unregister:
-			r.drop(c)
-		case m := <-r.broadcast:
-			for c := range r.clients {
-				select {
-				case c.send <- m:
-				default:
-					r.drop(c)
-				}
-			}
-		}
-	}
-}
-
-func (r *gorillaRoom) drop(c *gorillaClient) {
-	if r.clients[c] {
-		delete(r.clients, c)
-		close(c.send)
-	}
-}
-
 type gorillaClient struct {
-	room *gorillaRoom
+	room *selectRoom[*websocket.PreparedMessage]
 	conn *websocket.Conn
 	send chan *websocket.PreparedMessage
 }
 
 func (c *gorillaClient) read() {
 	defer func() {
-		c.room.unregister <- c
+		c.room.part <- c.send
 		c.conn.Close()
 	}()
 	c.conn.SetReadLimit(64 << 10)

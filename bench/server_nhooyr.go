@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"net/http"
-	"sync"
 	"time"
 
 	"nhooyr.io/websocket"
@@ -14,8 +13,7 @@ import (
 // writes from it with a deadline. It can't share a frame between connections, and a
 // compressed message goes out as two frames.
 func nhooyrHandler(c serverConfig) http.Handler {
-	var mu sync.Mutex
-	rooms := make(map[string]*nhooyrRoom) // guarded by mu
+	rooms := new(selectRooms[[]byte])
 	options := &websocket.AcceptOptions{CompressionMode: websocket.CompressionDisabled}
 	if c.Deflate {
 		options.CompressionMode = websocket.CompressionNoContextTakeover
@@ -27,73 +25,22 @@ func nhooyrHandler(c serverConfig) http.Handler {
 			return
 		}
 		conn.SetReadLimit(64 << 10)
-		mu.Lock()
-		name := r.PathValue("room")
-		room, ok := rooms[name]
-		if !ok {
-			room = newNhooyrRoom()
-			rooms[name] = room
-		}
-		mu.Unlock()
-		c := &nhooyrClient{room: room, conn: conn, send: make(chan []byte, 256)}
-		room.register <- c
+		c := &nhooyrClient{conn: conn}
+		c.room, c.send = rooms.join(r)
 		go c.write()
 		go c.read()
 	})
 }
 
-type nhooyrRoom struct {
-	clients              map[*nhooyrClient]bool // room loop only
-	broadcast            chan []byte
-	register, unregister chan *nhooyrClient
-}
-
-func newNhooyrRoom() *nhooyrRoom {
-	r := &nhooyrRoom{
-		clients:    make(map[*nhooyrClient]bool),
-		broadcast:  make(chan []byte, 64),
-		register:   make(chan *nhooyrClient),
-		unregister: make(chan *nhooyrClient),
-	}
-	go r.run()
-	return r
-}
-
-func (r *nhooyrRoom) run() {
-	for {
-		select {
-		case c := <-r.register:
-			r.clients[c] = true
-		case c := <-r.unregister:
-			r.drop(c)
-		case m := <-r.broadcast:
-			for c := range r.clients {
-				select {
-				case c.send <- m:
-				default:
-					r.drop(c)
-				}
-			}
-		}
-	}
-}
-
-func (r *nhooyrRoom) drop(c *nhooyrClient) {
-	if r.clients[c] {
-		delete(r.clients, c)
-		close(c.send)
-	}
-}
-
 type nhooyrClient struct {
-	room *nhooyrRoom
+	room *selectRoom[[]byte]
 	conn *websocket.Conn
 	send chan []byte
 }
 
 func (c *nhooyrClient) read() {
 	defer func() {
-		c.room.unregister <- c
+		c.room.part <- c.send
 		_ = c.conn.CloseNow()
 	}()
 	for {
