@@ -67,10 +67,10 @@ func (l *load) read(c *loadConn) error {
 			if errno == unix.EAGAIN || errno == unix.EINTR {
 				return nil
 			}
-			return errno
+			return ended(errno)
 		}
 		if n == 0 {
-			return errors.New("the server closed the connection")
+			return errClosed
 		}
 		l.result.Bytes += int64(n)
 		b := l.buf[:kept+int(n)]
@@ -89,6 +89,17 @@ func (l *load) read(c *loadConn) error {
 			return nil
 		}
 	}
+}
+
+var errClosed = errors.New("the server closed the connection")
+
+// ended tells the end of a connection from other errors: a server that closes while it has
+// something to read resets the connection, which the next read or write sees first.
+func ended(err error) error {
+	if err == unix.ECONNRESET || err == unix.EPIPE {
+		return fmt.Errorf("%w: %w", errClosed, err)
+	}
+	return err
 }
 
 // frame takes the frame at the start of b and returns its size, 0 where it is not complete.

@@ -204,7 +204,7 @@ func (l *load) send(c *loadConn, opcode byte, payload []byte) error {
 	at := len(l.out)
 	l.out = append(l.out, payload...)
 	maskBytes(l.mask, l.out[at:])
-	return writeAll(int(c.fd), l.out)
+	return ended(writeAll(int(c.fd), l.out))
 }
 
 // parseAddress reads what a server prints.
