@@ -359,7 +359,8 @@ func (c *Client) abort() {
 func (c *Client) Done() <-chan struct{} { return c.done }
 
 // Err returns how the client ended, nil before Done is closed: a [*CloseError] with the
-// code and reason of whichever side closed first, 1006 for a lost connection, or why its request was refused.
+// code and reason of whichever side closed first, 1006 for a lost connection, or why its
+// request was refused.
 func (c *Client) Err() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -367,8 +368,8 @@ func (c *Client) Err() error {
 }
 
 // Context carries the values of the client's request, once ServeHTTP was called, and ends
-// with the client, or when Close is called. What the request's middleware released when its handler returned is
-// gone, unless [WithBlocking] is set.
+// with the client, or when Close is called. What the request's middleware released when its
+// handler returned is gone, unless [WithBlocking] is set.
 func (c *Client) Context() context.Context {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -367,7 +367,7 @@ type Stats struct {
 	Clients   int    // connected now
 	Rooms     int    // open now
 	Published uint64 // messages that were kept, since the hub was made
-	Delivered uint64 // batches offered to clients by the fan-out, since the hub was made
+	Batches   uint64 // offered to clients by the fan-out, of one message or more, since the hub was made
 	Slow      uint64 // clients closed for being slow, since the hub was made
 	Encoded   uint64 // messages and signals encoded: one for each door that needed it
 	Deflated  uint64 // of those, made smaller for clients with compression
@@ -388,7 +388,7 @@ func (h *Hub) Stats() Stats {
 		Queued:    h.budget.Used(),
 	}
 	if h.pool != nil {
-		s.Delivered = h.pool.Sent()
+		s.Batches = h.pool.Sent()
 	}
 	return s
 }
@@ -396,9 +396,9 @@ func (h *Hub) Stats() Stats {
 // Shutdown ends the hub in good order: nobody is let in any more (503) and publishes
 // are refused; what was accepted reaches its members; they are told that the hub goes
 // away, and JSON clients when to come back (drain); then every client gets a close frame
-// with 1012, and Shutdown waits until all have gone and no goroutine of the hub is left. If ctx ends first, the remaining
-// connections are cut, and its error is returned once nothing is left. Other calls wait
-// for the first. It must not be called from a callback.
+// with 1012, and Shutdown waits until all have gone and no goroutine of the hub is left. If
+// ctx ends first, the remaining connections are cut, and its error is returned once nothing
+// is left. Other calls wait for the first. It must not be called from a callback.
 func (h *Hub) Shutdown(ctx context.Context) error {
 	h.mu.Lock()
 	if h.state != serving {

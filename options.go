@@ -158,11 +158,13 @@ func WithPublishRate(perSecond float64, burst int) Option {
 }
 
 // WithQueue bounds what waits for a client that reads slower than its rooms talk,
-// in messages and in bytes ([WithQueueTotal] bounds it for all of them together); at the first of the two that is reached the room's slow
-// policy decides. The defaults are 256 messages and 1 MiB. Answers to the client's
-// own commands, and the history that it asked for, are not dropped and don't count: while
-// more than half of a bound waits, the hub reads no further commands from that client, and
-// what it is owed comes in portions of half the bound.
+// in messages and in bytes ([WithQueueTotal] bounds it for all of them together); at the
+// first of the two that is reached the room's slow policy decides. The defaults are 256
+// messages and 1 MiB, at least 2 messages and 1,024 bytes. A message larger than the bound
+// is taken where nothing else waits. Answers to the client's own commands, and the history
+// that it asked for, are not dropped and don't count: while more than half of a bound waits,
+// the hub reads no further commands from that client, and what it is owed comes in portions
+// of half the bound.
 func WithQueue(messages, bytes int) Option {
 	need(messages >= 2 && bytes >= 1024, "WithQueue(%d, %d): at least 2 messages and 1,024 bytes", messages, bytes)
 	return option(func(c *config) { c.queueMessages, c.queueBytes = messages, bytes })
@@ -307,11 +309,12 @@ func WithSlowPolicy(p SlowPolicy) SharedOption {
 // WithCompression deflates what a room says, for clients that offer permessage-deflate
 // (RFC 7692), as browsers do: messages that take threshold bytes or more on their door, once
 // each for all clients. No context is kept between messages, on either side, so a connection
-// costs no more memory than without, but for 4 KiB once a client has sent deflated messages. The
-// room of the URL decides whether a connection agrees to it, and each room from what size on it
-// deflates. Small messages win little: 512 is a good start; at least 1. The default is off,
-// since it takes some 10 µs of a core for each message and KiB, and what is worth it depends on
-// who pays for the bytes.
+// costs no more memory than without, and a hub some 1.2 MB for each processor that deflates.
+// The room of the URL decides whether a connection agrees to it, and each room from what size
+// on it deflates. Small messages win little: 512 is a good start; at least 1. The default is
+// off, since a message takes some 4 to 10 µs of a core for each KiB, in the room's loop, and
+// each that comes deflated some 2 to 20 µs more to read (the more where it does not fit one
+// small frame); what is worth it depends on who pays for the bytes.
 func WithCompression(threshold int) SharedOption {
 	need(threshold >= 1, "WithCompression(%d): at least 1 byte", threshold)
 	return sharedOption(func(c *config) { c.compress = threshold })
@@ -378,7 +381,8 @@ func WithHistory(messages int, age time.Duration) SharedOption {
 
 // WithResumeWindow sets how long a client that was cut off may take to come back
 // before the others are told that it left. The default is 10 s; 0 tells them at once. At
-// most as many wait in a room as may be members. It does not bound what a resume recovers: the history does.
+// most as many wait in a room as may be members. It does not bound what a resume recovers:
+// the history does.
 func WithResumeWindow(d time.Duration) SharedOption {
 	need(d >= 0, "WithResumeWindow(%v): not below 0", d)
 	return sharedOption(func(c *config) { c.resumeWindow = d })
@@ -402,8 +406,8 @@ func WithIdle(d time.Duration) SharedOption {
 // it: the room of the URL, before the upgrade, with 403, or 404 for an error that
 // wraps [ErrNoRoom]; and rooms that the client asks to join. It runs on the request's
 // or the client's goroutine. Without it, the room of the URL is allowed to anyone and
-// no other room to a connection. The function of the room in question is asked. The client's [Client.Context] carries the values of
-// its request.
+// no other room to a connection. The function of the room in question is asked. The
+// client's [Client.Context] carries the values of its request.
 func WithAuthorize(f func(c *Client, room string) error) SharedOption {
 	need(f != nil, "WithAuthorize(nil)")
 	return sharedOption(func(c *config) { c.authorize = f })
@@ -442,9 +446,10 @@ func WithMaxRooms(n int) HubOption {
 //
 // A message counts once for each way in which it is encoded (door, compression), however many
 // clients it waits for, with about 100 bytes for what surrounds it; besides, each place in a
-// client's queue counts 64 bytes, with a key 128, and 192 where it is a gap. It counts until it
-// is written. What clients take at once never counts; nor do histories ([WithHistory]), what is on
-// its way from rooms to clients (about 512 messages or 1 MiB for each room and worker), and the system's buffers. [Stats] has the present figure.
+// client's queue counts 64 bytes, with a key 128, and 192 where it is a gap. It counts until
+// it is written. What clients take at once never counts; nor do histories ([WithHistory]),
+// what is on its way from rooms to clients (about 512 messages or 1 MiB for each room and
+// worker), and the system's buffers. [Stats] has the present figure.
 //
 // Up to 3/4 of the bound nobody notices it. Above, no client may queue more than its share of
 // the last quarter, and those that hold most lose it until half is free, by the slow policy:

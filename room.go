@@ -123,8 +123,13 @@ func (r *Room) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 // fields Kind, Data, ID, Key and From of m count; [Text], [JSON] and [Binary] make one.
 // With an ID, a repeated call within the dedup window has one effect; the scope of the
 // ID is From.User in this room, and the zero From is the service itself. The same is the scope
-// of the Key, of which see [LatestPerKey]. A nil error means
-// kept; an error that wraps a context's means that it may have been.
+// of the Key, of which see [LatestPerKey].
+//
+// A nil error means kept; one that wraps a context's, that it may have been. Not kept was
+// what has data that its Kind does not allow or a Key of more than 64 bytes; what wraps
+// [broker.ErrIDReused] (the ID was another payload's), [broker.ErrTooLarge] or
+// [broker.ErrBusy] (worth another try); and what comes after the room's or the hub's end,
+// [ErrRoomClosed] and [ErrClosed].
 func (r *Room) Publish(ctx context.Context, m Message) (Receipt, error) {
 	if err := check(&m); err != nil {
 		return Receipt{}, err
@@ -160,7 +165,9 @@ func brokerError(err error) error {
 
 // Broadcast sends a message to everyone who is in the room now, on all processes, and
 // does not keep it: it has no seq, and who is away misses it. Plain clients get its
-// bytes as they are, in a text or binary frame; JSON clients a signal event.
+// bytes as they are, in a text or binary frame; JSON clients a signal event. It has no bound
+// of its own on the size; a client whose queue can't take it falls to the room's slow policy.
+// Errors are those of [Room.Publish], less the ID's.
 func (r *Room) Broadcast(ctx context.Context, m Message) error {
 	if err := check(&m); err != nil {
 		return err
@@ -255,8 +262,9 @@ func (r *Room) History(ctx context.Context, before uint64, limit int) ([]*Messag
 // and whoever waits to publish into it is released. What the broker keeps of it stays; a
 // [WithHistory] of its own does not. The handle can't be used any more; [Hub.Room] gives a
 // new one. If ctx ends before all have left, their connections are cut, and Close returns
-// its error. It waits, too, until the broker was told that all have left. The last OnLeave callbacks may return after Close does. Other calls wait for
-// the first. It must not be called from a callback.
+// its error. It waits, too, until the broker was told that all have left. The last OnLeave
+// callbacks may return after Close does. Other calls wait for the first. It must not be called
+// from a callback.
 func (r *Room) Close(ctx context.Context) error {
 	r.mu.Lock()
 	closed := r.closed

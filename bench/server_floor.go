@@ -46,8 +46,8 @@ func floorHandler(batched bool) func(serverConfig) http.Handler {
 	}
 }
 
-// floorUpgrade does the handshake and no more, with the headers that w has; what came with the request is in the returned
-// slice.
+// floorUpgrade does the handshake and no more, with the headers that w has; what came with the
+// request is in the returned slice.
 func floorUpgrade(w http.ResponseWriter, r *http.Request) (*floorConn, []byte, error) {
 	key := r.Header.Get("Sec-WebSocket-Key")
 	if key == "" {

@@ -33,7 +33,7 @@ const (
 	drainTimeout = 10 * time.Second // for the hub's clients
 	closeTimeout = 5 * time.Second  // for other requests
 
-	deflateFrom = 256 // bytes: below that, deflating saves little
+	deflateFrom = 512 // bytes, as hub.WithCompression advises
 )
 
 type settings struct {
@@ -176,7 +176,7 @@ func parse(args []string) (settings, error) {
 	flags := flag.NewFlagSet("server", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
 	flags.StringVar(&s.addr, "addr", ":8000", "`host:port` to listen on")
-	flags.Float64Var(&s.rate, "rate", 20, "publishes a `second` for one client; 0: no limit")
+	flags.Float64Var(&s.rate, "rate", 20, "`publishes` a second for one client; 0: no limit")
 	flags.IntVar(&s.history, "history", 256, "`messages` that a room keeps, for an hour")
 	flags.Func("origin", "`host` pattern of pages elsewhere that may connect, such as *.example.com; several: again, or with commas", func(v string) error {
 		for o := range strings.SplitSeq(v, ",") {

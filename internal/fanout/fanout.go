@@ -23,8 +23,9 @@ const (
 	Doors = 4
 
 	// MaxWaiting is from how many messages on, waiting for one worker, a group is full; each
-	// 2 KiB count as one at least, so it is full at 1 MiB too. Messages are counted, not sends: a room whose messages come one by one would be full while
-	// hardly anything waits, and its worker could make no batches of them.
+	// 2 KiB count as one at least, so it is full at 1 MiB too. Messages are counted, not sends:
+	// a room whose messages come one by one would be full while hardly anything waits, and its
+	// worker could make no batches of them.
 	MaxWaiting = 512
 
 	// slice is how many clients of one lane a worker serves before it turns to the

@@ -151,7 +151,7 @@ func TestSoak(t *testing.T) {
 	require.Zero(t, stats.Rooms)
 	require.NoError(t, served())
 	t.Logf("published %d, delivered %d, read %d, gaps %d, reconnects %d, refused %d, slow %d; shutdown took %v", stats.Published,
-		stats.Delivered, s.messages.Load(), s.gaps.Load(), s.reconnects.Load(), s.refused.Load(), stats.Slow, time.Since(start).Round(time.Millisecond))
+		stats.Batches, s.messages.Load(), s.gaps.Load(), s.reconnects.Load(), s.refused.Load(), stats.Slow, time.Since(start).Round(time.Millisecond))
 	require.Positive(t, s.messages.Load())
 	require.Positive(t, s.reconnects.Load())
 	require.NoError(t, s.end.Err(), "all was done in time")

@@ -1,7 +1,9 @@
 package wsconn
 
 import (
+	"bytes"
 	"compress/flate"
+	"io"
 	"slices"
 	"strconv"
 	"strings"
@@ -72,6 +74,51 @@ func headerSize(frame []byte) int {
 	default:
 		return 2
 	}
+}
+
+// An inflater reads one message; 40 KB, whatever it inflates.
+type inflater struct {
+	r       io.ReadCloser
+	in      bytes.Reader
+	tail    strings.Reader
+	limited io.LimitedReader
+}
+
+var inflaters = sync.Pool{New: func() any {
+	i := new(inflater)
+	i.r = flate.NewReader(&i.in)
+	return i
+}}
+
+// Read is the flate reader's, for whom a stream has no end without a last block: a message ends
+// where its bytes do (RFC 7692, section 7.2.2). So it does for nhooyr's reader, which has those
+// that did not come whole.
+func (i *inflater) Read(p []byte) (int, error) {
+	n, err := i.r.Read(p)
+	if err == io.ErrUnexpectedEOF {
+		err = io.EOF
+	}
+	return n, err
+}
+
+// inflate returns what a deflated payload was, in c.message. Reading goroutine only.
+func (c *Conn) inflate(payload []byte) ([]byte, error) {
+	i := inflaters.Get().(*inflater)
+	defer inflaters.Put(i)
+	i.in.Reset(payload)
+	i.tail.Reset(syncTail)
+	_ = i.r.(flate.Resetter).Reset(io.MultiReader(&i.in, &i.tail), nil) // it has no errors
+	i.limited = io.LimitedReader{R: i, N: c.readLimit + 1}
+	message, err := c.readMessage(&i.limited)
+	i.in.Reset(nil)
+	switch {
+	case err != nil:
+		return nil, err
+	case int64(len(message)) > c.readLimit:
+		c.nhooyr = tooBig
+		return nil, errTooBig
+	}
+	return message, nil
 }
 
 // deflateAnswer agrees on permessage-deflate with no context takeover both ways.

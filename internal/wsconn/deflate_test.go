@@ -6,6 +6,7 @@ import (
 	"compress/flate"
 	"io"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strconv"
@@ -122,6 +123,11 @@ func TestDeflateNegotiation(t *testing.T) {
 func deflating(t testing.TB, o *Options) (*Conn, *peer) {
 	t.Helper()
 	server, client := tcpConns(t)
+	return deflatingOver(t, server, client, o)
+}
+
+func deflatingOver(t testing.TB, server, client net.Conn, o *Options) (*Conn, *peer) {
+	t.Helper()
 	w := &hijackable{ResponseRecorder: httptest.NewRecorder(), conn: server}
 	r := handshake()
 	r.Header.Set("Sec-WebSocket-Extensions", "permessage-deflate")
@@ -233,6 +239,31 @@ func TestSendDeflated(t *testing.T) {
 			require.Equal(t, f.Bytes, raw)
 		}
 	})
+}
+
+// One message at a time, so with the wake-up of a reader that waits.
+func BenchmarkReadDeflated(b *testing.B) {
+	text := strings.Repeat(`{"type":"publish","data":"hello"}`, 8)
+	for name, pair := range map[string]func(testing.TB, *Options) (*Conn, *peer){"plain": tcpPair, "deflated": deflating} {
+		b.Run(name, func(b *testing.B) {
+			var readers Readers
+			b.Cleanup(readers.Close)
+			c, p := pair(b, &Options{Readers: &readers})
+			m := maskedFrame(0x81, text)
+			if name == "deflated" {
+				m = maskedFrame(0xC1, deflateAll(b, text))
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := p.Write(m); err != nil {
+					b.Fatal(err)
+				}
+				if _, _, err := c.Read(b.Context()); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
 }
 
 func BenchmarkDeflate(b *testing.B) {

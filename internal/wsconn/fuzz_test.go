@@ -1,6 +1,7 @@
 package wsconn
 
 import (
+	"compress/flate"
 	"io"
 	"strings"
 	"testing"
@@ -106,6 +107,49 @@ func FuzzRead(f *testing.F) {
 		for _, m := range r.messages {
 			require.LessOrEqual(t, len(m.payload), 1000)
 			require.True(t, m.op == 2 || strings.ToValidUTF8(m.payload, "") == m.payload)
+		}
+	})
+}
+
+// FuzzInflate gives a connection any bytes as a deflated message, whole and in two frames, of
+// which the second way is nhooyr's to inflate: each is refused, or read as the standard library
+// inflates it.
+func FuzzInflate(f *testing.F) {
+	f.Add([]byte(deflateAll(f, "hello")))
+	f.Add([]byte(deflateAll(f, strings.Repeat("too much ", 1000))))
+	f.Add([]byte("\xf3\x48\xcd\xc9\xc9\x07\x00\x00"))
+	f.Add([]byte("\x00"))
+	f.Fuzz(func(t *testing.T, payload []byte) {
+		const limit = 2000
+		if len(payload) > 3000 {
+			return // a reader of nhooyr's has it
+		}
+		stream := strings.NewReader(string(payload) + syncTail)
+		want, wantErr := io.ReadAll(flate.NewReader(stream))
+		if wantErr == io.ErrUnexpectedEOF {
+			wantErr = nil
+		}
+		whole := maskedFrame(0xC2, string(payload))
+		half := len(payload) / 2
+		split := append(maskedFrame(0x42, string(payload[:half])), maskedFrame(0x80, string(payload[half:]))...)
+		for i, frames := range [][]byte{whole, split} {
+			if i == 1 && stream.Len() > 0 {
+				continue // a last block before the end: nhooyr then takes no further frame
+			}
+			server, client := memnet.Pipe()
+			c, p := deflatingOver(t, server, client, &Options{ReadLimit: limit})
+			go p.Write(append(frames, maskedFrame(0x82, "next")...))
+			op, got, err := c.Read(t.Context())
+			if wantErr != nil || len(want) > limit {
+				require.Error(t, err)
+				continue
+			}
+			require.NoError(t, err)
+			require.Equal(t, OpBinary, op)
+			require.Equal(t, string(want), string(got))
+			_, got, err = c.Read(t.Context())
+			require.NoError(t, err)
+			require.Equal(t, "next", string(got))
 		}
 	})
 }

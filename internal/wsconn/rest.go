@@ -19,12 +19,16 @@ func (c *Conn) await(ctx context.Context) (op Opcode, message []byte, err error)
 	}
 	for {
 		for len(c.input) > 0 {
-			head, payload, n := wholeFrame(c.input)
+			head, payload, n := wholeFrame(c.input, c.deflates)
 			switch head {
 			case 0:
 				return 0, nil, nil
 			case finBit | opPing:
 				c.sendPong(append(appendHeader(make([]byte, 0, 2+125), opPong, len(payload)), payload...))
+			case finBit | rsv1Bit | byte(OpText), finBit | rsv1Bit | byte(OpBinary):
+				message, err := c.inflate(payload)
+				c.consume(n)
+				return Opcode(head &^ (finBit | rsv1Bit)), message, err
 			case finBit | byte(OpText), finBit | byte(OpBinary):
 				if int64(len(payload)) > c.readLimit {
 					c.nhooyr = tooBig
@@ -50,10 +54,10 @@ func (c *Conn) await(ctx context.Context) (op Opcode, message []byte, err error)
 }
 
 // wholeFrame unmasks the frame at the beginning of p, if it is there whole and one of those
-// that need no reader: a ping, a pong or an unfragmented message, with no reserved bit and the
-// shortest length that it can have. It returns the frame's first byte, 0 for any other frame,
-// the payload and the size of it all.
-func wholeFrame(p []byte) (head byte, payload []byte, size int) {
+// that need no reader: a ping, a pong or an unfragmented message, with no reserved bit (but that
+// of a deflated message, where there may be such) and the shortest length that it can have. It
+// returns the frame's first byte, 0 for any other frame, the payload and the size of it all.
+func wholeFrame(p []byte, deflates bool) (head byte, payload []byte, size int) {
 	const (
 		maskBit = 0x80
 		keySize = 4
@@ -62,12 +66,16 @@ func wholeFrame(p []byte) (head byte, payload []byte, size int) {
 		return 0, nil, 0
 	}
 	begin, n := 2, int(p[1]&^maskBit)
+	data := p[0]
+	if deflates {
+		data &^= rsv1Bit
+	}
 	switch head = p[0]; {
 	case head == finBit|opPing || head == finBit|opPong:
 		if n > 125 {
 			return 0, nil, 0
 		}
-	case head != finBit|byte(OpText) && head != finBit|byte(OpBinary) || n == 127:
+	case data != finBit|byte(OpText) && data != finBit|byte(OpBinary) || n == 127:
 		return 0, nil, 0
 	case n == 126:
 		if len(p) < 4 {
