@@ -187,7 +187,7 @@ func parse(args []string) (settings, error) {
 		return nil
 	})
 	flags.StringVar(&s.lang, "lang", "en", "`language` of joins and leaves on the plain-text door: en or ja")
-	flags.BoolVar(&s.deflate, "compress", false, "deflate messages of 256 bytes and more, for clients that can read it")
+	flags.BoolVar(&s.deflate, "compress", false, fmt.Sprintf("deflate messages of %d bytes and more, for clients that can read it", deflateFrom))
 	flags.BoolVar(&s.quiet, "quiet", false, "log errors only")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
