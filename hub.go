@@ -638,7 +638,7 @@ func (h *Hub) openLoop(ctx context.Context, r *Room) (*room.Loop, error) {
 	ref.loops++
 	h.held[r] = struct{}{}
 	pool, lease := h.pool, h.lease
-	h.goroutines.Add(1) // for Run, or until it is known that there will be none
+	h.goroutines.Add(1) // until the loop has a goroutine of its own, or it is known that there will be none
 	h.mu.Unlock()
 
 	ctx, cancel := context.WithCancel(ctx)
@@ -648,20 +648,18 @@ func (h *Hub) openLoop(ctx context.Context, r *Room) (*room.Loop, error) {
 	defer func() {
 		if !opened { // also where the broker panics
 			h.retired(r)
-			h.goroutines.Done()
 		}
+		h.goroutines.Done()
 	}()
 	l, err := h.subscribe(ctx, r, pool, lease)
 	if err != nil {
 		return nil, err
 	}
 	opened = true
-	go func() {
-		defer h.goroutines.Done()
-		l.Run()
+	l.Start(func() {
 		r.drop(l)
 		h.retired(r)
-	}()
+	})
 	return l, nil
 }
 

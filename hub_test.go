@@ -3779,7 +3779,7 @@ func idleRooms(tb testing.TB, rooms int) float64 {
 func TestIdleRoomIsSmall(t *testing.T) {
 	each := idleRooms(t, 2000)
 	t.Logf("an idle room holds %.0f bytes", each)
-	require.LessOrEqual(t, each, 12.0*1024)
+	require.LessOrEqual(t, each, 10.0*1024)
 }
 
 func BenchmarkIdleRooms(b *testing.B) {

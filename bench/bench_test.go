@@ -309,12 +309,15 @@ func TestReport(t *testing.T) {
 	}
 }
 
-// The rooms that are measured are open and empty.
+// The rooms that are measured are open and empty, or have no loop any more.
 func TestIdleRooms(t *testing.T) {
 	r, err := idleRoomsCost(idleRoomsConfig{Rooms: 20}, texts(128)[0])
 	require.NoError(t, err)
 	require.Greater(t, r.Empty, 0.0)
 	require.InDelta(t, 1, r.Goroutines, 0.5)
+	r, err = idleRoomsCost(idleRoomsConfig{Rooms: 20, Idle: 50 * time.Millisecond}, texts(128)[0])
+	require.NoError(t, err)
+	require.InDelta(t, 0, r.Goroutines, 0.5)
 }
 
 func BenchmarkLoadFrame(b *testing.B) {

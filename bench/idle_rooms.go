@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -20,7 +21,8 @@ import (
 
 type idleRoomsConfig struct {
 	Rooms   int
-	Profile string // file for a profile of the heap with the open rooms, "" for none
+	Idle    time.Duration // the rooms that have been empty for so long are measured; 0: the open ones
+	Profile string        // file for a profile of the heap with the rooms, "" for none
 }
 
 // idleRoomsResult is for one room.
@@ -29,6 +31,8 @@ type idleRoomsResult struct {
 	Stack      float64 // bytes: the part of Empty that is stacks
 	Live       float64 // bytes: objects of Empty that live
 	Kept       float64 // bytes: that member published 128 bytes, which are kept
+	Away       float64 // bytes: as Empty, once it has no loop any more
+	AwayKept   float64 // bytes: as Kept, once it has no loop any more
 	Goroutines float64
 }
 
@@ -39,11 +43,21 @@ func measureIdleRooms(c idleRoomsConfig) error {
 	if err != nil {
 		return err
 	}
-	kept, err := idleRoomsCost(idleRoomsConfig{Rooms: c.Rooms}, texts(smallSize)[0])
-	if err != nil {
-		return err
+	for _, more := range []struct {
+		cost    *float64
+		idle    time.Duration
+		message []byte
+	}{
+		{&r.Kept, 0, texts(smallSize)[0]},
+		{&r.Away, time.Second, nil},
+		{&r.AwayKept, time.Second, texts(smallSize)[0]},
+	} {
+		m, err := idleRoomsCost(idleRoomsConfig{Rooms: c.Rooms, Idle: more.idle}, more.message)
+		if err != nil {
+			return err
+		}
+		*more.cost = m.Empty
 	}
-	r.Kept = kept.Empty
 	return json.NewEncoder(os.Stdout).Encode(r)
 }
 
@@ -52,7 +66,7 @@ func measureIdleRooms(c idleRoomsConfig) error {
 func idleRoomsCost(c idleRoomsConfig, message []byte) (r idleRoomsResult, err error) {
 	n := c.Rooms
 	left := make(chan struct{}, 1)
-	h := hub.New(hub.WithIdle(time.Hour), hub.WithTextFormat(hub.RawText()),
+	h := hub.New(hub.WithIdle(cmp.Or(c.Idle, time.Hour)), hub.WithTextFormat(hub.RawText()),
 		hub.WithOnLeave(func(*hub.Client, *hub.Room, error) { left <- struct{}{} }))
 	mux := http.NewServeMux()
 	mux.Handle("/room/{room}", h)
@@ -75,10 +89,18 @@ func idleRoomsCost(c idleRoomsConfig, message []byte) (r idleRoomsResult, err er
 		}
 	}
 	// What the hub and net/http start with the first connection does not count.
-	for i := range 10 {
+	const first = 10
+	for i := range first {
 		if err := use(fmt.Sprintf("first%d", i)); err != nil {
 			return r, err
 		}
+	}
+	open := 0
+	if c.Idle == 0 {
+		open = first
+	}
+	if err := roomsAre(h, open); err != nil {
+		return r, err
 	}
 	before := settled()
 	for i := range n {
@@ -86,14 +108,17 @@ func idleRoomsCost(c idleRoomsConfig, message []byte) (r idleRoomsResult, err er
 			return r, err
 		}
 	}
+	if c.Idle == 0 {
+		open += n
+	}
+	if err := roomsAre(h, open); err != nil {
+		return r, err
+	}
 	after := settled()
 	if c.Profile != "" {
 		if err := profileTo(c.Profile, pprof.WriteHeapProfile); err != nil {
 			return r, err
 		}
-	}
-	if s := h.Stats(); s.Rooms != n+10 || s.Clients != 0 {
-		return r, fmt.Errorf("%d rooms are open and %d clients are there, want %d and 0", s.Rooms, s.Clients, n+10)
 	}
 	each := func(before, after uint64) float64 { return (float64(after) - float64(before)) / float64(n) }
 	r.Empty = each(before.Heap+before.Stack, after.Heap+after.Stack)
@@ -103,6 +128,19 @@ func idleRoomsCost(c idleRoomsConfig, message []byte) (r idleRoomsResult, err er
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	return r, h.Shutdown(ctx)
+}
+
+// roomsAre waits until so many rooms are open, and nobody is there.
+func roomsAre(h *hub.Hub, n int) error {
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		s := h.Stats()
+		if s.Rooms == n && s.Clients == 0 {
+			return nil
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("%d rooms are open and %d clients are there, want %d and 0", s.Rooms, s.Clients, n)
+		}
+	}
 }
 
 // visit joins a room, says message and sees it come back, or where there is none has it joined

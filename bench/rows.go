@@ -332,13 +332,15 @@ func (b *bench) runIdleRooms(k kind, round int) error {
 	}
 	defer c.stop()
 	var r idleRoomsResult
-	if err := c.answer(&r, time.Minute); err != nil {
+	if err := c.answer(&r, 2*time.Minute); err != nil {
 		return err
 	}
 	b.samples.add(rowIdleRooms, k.name, mRoomEmpty, round, r.Empty)
 	b.samples.add(rowIdleRooms, k.name, mRoomStack, round, r.Stack)
 	b.samples.add(rowIdleRooms, k.name, mRoomLive, round, r.Live)
 	b.samples.add(rowIdleRooms, k.name, mRoomKept, round, r.Kept)
+	b.samples.add(rowIdleRooms, k.name, mAway, round, r.Away)
+	b.samples.add(rowIdleRooms, k.name, mAwayKept, round, r.AwayKept)
 	b.samples.add(rowIdleRooms, k.name, mGoroutines, round, r.Goroutines)
 	return nil
 }

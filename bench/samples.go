@@ -36,6 +36,8 @@ const (
 	mRoomStack  = "room stack"  // the part of it that is stacks, bytes
 	mRoomLive   = "room live"   // HeapAlloc of it, bytes
 	mRoomKept   = "room kept"   // an open room with one message kept, bytes
+	mAway       = "room away"   // a room that has idled away, bytes
+	mAwayKept   = "away, kept"  // the same with one message kept, bytes
 )
 
 type samples []sample

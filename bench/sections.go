@@ -247,14 +247,18 @@ func (b *bench) idleRooms() section {
 	return section{
 		name:  rowIdleRooms,
 		row:   rowIdleRooms,
-		title: "10,000 open rooms at rest",
+		title: "10,000 idle rooms",
 		how: "Heap and stacks in use of the process after a collection (whole spans, also where they hold little), for a room that one member has opened and left again; and where that member " +
-			"said 128 bytes, which are kept.",
+			"said 128 bytes, which are kept. In the time of `WithIdle` (by default 30 s) after the last one left, a room is open: its loop runs. Then it has idled away, until somebody comes.",
 		figures: measuredIn(
-			limited("at most 4 KiB each", b.samples.spread(rowIdleRooms, "hub", mRoomEmpty), 4096, "%.0f bytes"),
-			limited("at most 4 KiB each, with a message kept", b.samples.spread(rowIdleRooms, "hub", mRoomKept), 4096, "%.0f bytes"),
+			limited("at most 4 KiB each, idled away", b.samples.spread(rowIdleRooms, "hub", mAway), 4096, "%.0f bytes"),
+			limited("the same with a message kept", b.samples.spread(rowIdleRooms, "hub", mAwayKept), 4096, "%.0f bytes"),
+			limited("at most 4 KiB each, still open", b.samples.spread(rowIdleRooms, "hub", mRoomEmpty), 4096, "%.0f bytes"),
+			limited("the same with a message kept", b.samples.spread(rowIdleRooms, "hub", mRoomKept), 4096, "%.0f bytes"),
 		),
 		columns: []column{
+			{"idled away, bytes", mAway, "%.0f"},
+			{"with a message kept, bytes", mAwayKept, "%.0f"},
 			{"open, bytes", mRoomEmpty, "%.0f"},
 			{"of them stack", mRoomStack, "%.0f"},
 			{"objects that live, bytes", mRoomLive, "%.0f"},

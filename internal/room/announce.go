@@ -79,6 +79,9 @@ func (a *announcer) settle(c *announcement) {
 		a.queue = append(a.queue, c)
 	case c.want == absent && c.known == absent:
 		delete(a.clients, c.who.Client)
+		if len(a.clients) == 0 {
+			a.clients = nil // an empty room holds no maps
+		}
 		if c.queued { // it came and went before that was announced
 			a.idled++
 			a.compact()
@@ -246,6 +249,9 @@ func (l *Loop) goodbye(m *Member, reason string, linger bool, now time.Time) {
 // depart must only be called from the room loop.
 func (l *Loop) depart(who broker.Member, reason string, now time.Time) {
 	if reason != "" {
+		if l.reasons == nil {
+			l.reasons = map[string]departed{}
+		}
 		l.reasons[who.Client] = departed{reason, now}
 	}
 	l.presence.want(who, absent)
@@ -329,6 +335,7 @@ func (l *Loop) announceDone(r announceResult) {
 	a := &l.presence
 	now := time.Now()
 	l.cancelAnnouncement() // it is over
+	l.under = nil
 	a.done(r.batch, r.err)
 	if r.err != nil {
 		a.delay = min(max(2*a.delay, minAnnounceRetry), maxAnnounceRetry)
@@ -344,6 +351,9 @@ func (l *Loop) announceDone(r announceResult) {
 		if now.Sub(d.at) > reasonAge {
 			delete(l.reasons, client)
 		}
+	}
+	if len(l.reasons) == 0 {
+		l.reasons = nil
 	}
 	l.startAnnounce(now)
 	l.schedule()

@@ -1,6 +1,6 @@
 // Package room is the loop behind an open room.
 //
-// One goroutine, [Loop.Run], owns the membership and the room's position in its
+// One goroutine, which [Loop.Start] starts, owns the membership and the room's position in its
 // history. It takes requests to join and to leave, and the broker's events in order,
 // and hands encoded batches to the fan-out. It never does I/O, never calls the
 // service's code, and never waits for a client: whatever would is done by the
@@ -71,23 +71,24 @@ type Loop struct {
 	inbox   chan func() // what the loop is to do, other than to take the broker's events
 	done    chan struct{}
 	places  atomic.Int64 // members and reservations
-	key     uint32       // of the room's first few clients
 	current atomic.Pointer[Stream]
+	key     uint32 // of the room's first few clients
 
 	// room loop only
+	closing   bool
+	abandoned bool          // closing, and not to wait for announcements
+	deep      bool          // members were there since this goroutine began
 	pos       broker.Cursor // of the last message handed to the fan-out
 	members   map[*Member]struct{}
 	clients   map[string]*Member
 	users     map[string][]*Member
 	doors     [fanout.Doors]int // members of each door
 	there     presence.Table    // as the broker tells it, over all processes
-	closing   bool
-	abandoned bool           // closing, and not to wait for announcements
-	events    []broker.Event // the last batch
-	rest      []broker.Event // of events: not handled yet
-	ended     error          // of the subscription, once rest is empty
-	out       batches        // what this turn has for live members
-	catching  int            // members that are not live yet
+	events    []broker.Event    // the last batch
+	rest      []broker.Event    // of events: not handled yet
+	ended     error             // of the subscription, once rest is empty
+	out       batches           // what this turn has for live members
+	catching  int               // members that are not live yet
 	tail      []tailed
 	tailSize  int
 	waiting   []request // to go live at a position that the loop has not reached
@@ -98,6 +99,7 @@ type Loop struct {
 	linger    lingerers
 	reasons   map[string]departed // by client
 	timer     *time.Timer
+	over      func() // called when the loop is over
 }
 
 // tailed is a message that the loop has passed, kept for members about to go live.
@@ -111,21 +113,20 @@ type drain struct {
 	done  func()
 }
 
-// Open subscribes to the room. The caller runs Run.
+// Open subscribes to the room. The caller calls Start.
 func Open(ctx context.Context, cfg Config) (*Loop, error) {
 	sub, err := cfg.Broker.Subscribe(ctx, cfg.Name)
 	if err != nil {
 		return nil, err
 	}
 	l := &Loop{
-		cfg:     cfg,
-		sub:     sub,
-		group:   cfg.Pool.NewGroup(),
-		inbox:   make(chan func()),
-		done:    make(chan struct{}),
-		pos:     sub.Head(),
-		reasons: map[string]departed{},
-		key:     rand.Uint32(),
+		cfg:   cfg,
+		sub:   sub,
+		group: cfg.Pool.NewGroup(),
+		inbox: make(chan func()),
+		done:  make(chan struct{}),
+		pos:   sub.Head(),
+		key:   rand.Uint32(),
 	}
 	l.current.Store(l.stream(l.pos.Epoch))
 	for _, m := range sub.Members() {
@@ -134,54 +135,73 @@ func Open(ctx context.Context, cfg Config) (*Loop, error) {
 	return l, nil
 }
 
-// Run is the loop. It returns when the room was idle, after Stop, after Close once
-// the last member has left, or when the broker ended the subscription.
-func (l *Loop) Run() {
-	defer close(l.done)
-	defer l.sub.Close()
-	defer l.cancelAnnouncement()
+// Start starts the loop. It ends when the room was idle, after Stop, after Close once
+// the last member has left, or when the broker ended the subscription; then it calls over.
+func (l *Loop) Start(over func()) {
+	l.over = over
 	l.timer = time.NewTimer(l.cfg.Idle)
-	defer l.timer.Stop()
-	for {
-		ready, room := l.sub.Ready(), (<-chan struct{})(nil)
-		if len(l.rest) > 0 {
-			ready = always
-		}
-		if l.group.Full() { // take no more; still serve who comes and goes
-			ready, room = nil, l.group.Ready()
-		}
-		// A select locks each of its channels, for each message: so these are few.
-		select {
-		case do := <-l.inbox:
-			do()
-		case <-ready:
-			if err := l.take(); err != nil {
-				l.cfg.Go(func() {
-					l.cfg.Logger.Error("hub: the broker ended a room's subscription", "room", l.cfg.Name, "err", err)
-					l.cfg.Failed()
-				})
-				l.farewell()
-				return
-			}
-		case <-room:
-		case <-l.timer.C:
-			if l.tick() {
-				return
-			}
-		case <-l.cfg.Stop:
-			return
-		}
-		if l.closing && len(l.members) == 0 && (l.abandoned || l.presence.idle()) {
-			l.farewell()
+	l.cfg.Go(l.run)
+}
+
+// run goes on in a goroutine of its own when the room has become empty. A stack grows for the
+// work that members are, and one that waits in a select never shrinks again: so an open room at
+// rest has a stack of 2 KiB, not 4.
+func (l *Loop) run() {
+	for !l.turn() {
+		if l.deep && len(l.members) == 0 && l.linger.first() == nil && l.presence.idle() && len(l.rest) == 0 {
+			l.deep = false
+			l.cfg.Go(l.run)
 			return
 		}
 	}
+	l.timer.Stop()
+	l.cancelAnnouncement()
+	l.sub.Close()
+	close(l.done)
+	l.over()
+}
+
+// turn waits for one thing to do, and does it. Room loop only.
+func (l *Loop) turn() (end bool) {
+	ready, room := l.sub.Ready(), (<-chan struct{})(nil)
+	if len(l.rest) > 0 {
+		ready = always
+	}
+	if l.group.Full() { // take no more; still serve who comes and goes
+		ready, room = nil, l.group.Ready()
+	}
+	// A select locks each of its channels, for each message: so these are few.
+	select {
+	case do := <-l.inbox:
+		do()
+	case <-ready:
+		if err := l.take(); err != nil {
+			l.cfg.Go(func() {
+				l.cfg.Logger.Error("hub: the broker ended a room's subscription", "room", l.cfg.Name, "err", err)
+				l.cfg.Failed()
+			})
+			l.farewell()
+			return true
+		}
+	case <-room:
+	case <-l.timer.C:
+		if l.tick() {
+			return true
+		}
+	case <-l.cfg.Stop:
+		return true
+	}
+	if l.closing && len(l.members) == 0 && (l.abandoned || l.presence.idle()) {
+		l.farewell()
+		return true
+	}
+	return false
 }
 
 // always is ready.
 var always = func() chan struct{} { c := make(chan struct{}); close(c); return c }()
 
-// Done is closed when Run has returned.
+// Done is closed when the loop is over.
 func (l *Loop) Done() <-chan struct{} { return l.done }
 
 // Stream returns the encoder of the room's present history.

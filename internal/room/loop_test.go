@@ -62,7 +62,7 @@ func onStage(t *testing.T, f func(s *stage)) {
 			Retire: func() bool { return true }, Failed: func() { close(s.failed) },
 		})
 		require.NoError(t, err)
-		s.wg.Go(s.loop.Run)
+		s.loop.Start(func() {})
 		t.Cleanup(func() {
 			close(s.stop)
 			s.wg.Wait()

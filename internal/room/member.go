@@ -236,6 +236,7 @@ func (l *Loop) reply(r request, a reply) {
 func (l *Loop) join(j *Joining) {
 	m := j.Member
 	m.live = false // where another loop, which ended, had it
+	l.deep = true
 	if l.members == nil {
 		l.members, l.clients, l.users = map[*Member]struct{}{}, map[string]*Member{}, map[string][]*Member{}
 	}
