@@ -134,15 +134,18 @@ type typing struct {
 	*editor
 	s     *screen
 	keys  *io.PipeWriter
+	begun chan struct{} // has a value each time the editor wants more keys
 	lines chan string
 	errs  chan error
 }
 
 func newTyping(t *testing.T, s *screen) *typing {
 	r, w := io.Pipe()
-	k := &typing{editor: newEditor(r, s, s.size), s: s, keys: w, lines: make(chan string, 10), errs: make(chan error, 1)}
+	begun := make(chan struct{})
+	k := &typing{editor: newEditor(eager{r, begun}, s, s.size), s: s, keys: w, begun: begun, lines: make(chan string, 10), errs: make(chan error, 1)}
 	k.SetPrompt("> ")
 	go func() {
+		defer close(begun)
 		for {
 			line, err := k.ReadLine()
 			if err != nil {
@@ -152,18 +155,33 @@ func newTyping(t *testing.T, s *screen) *typing {
 			k.lines <- line
 		}
 	}()
-	t.Cleanup(func() { w.Close() })
+	<-begun
+	t.Cleanup(func() {
+		w.Close()
+		for range begun { // until it has ended
+		}
+	})
 	return k
 }
 
-// press types keys; they are done when it returns: the pipe's second write begins when
-// the first one was read, and the editor reads on when it has done what it read.
+// press types keys; they are done when it returns: the editor reads on when it has done what it
+// read.
 func (k *typing) press(keys string) {
 	for _, r := range keys {
 		io.WriteString(k.keys, string(r))
+		<-k.begun
 	}
-	io.WriteString(k.keys, "\x1b[Z") // a key that does nothing
-	io.WriteString(k.keys, "\x1b[Z")
+}
+
+// eager tells when a read begins.
+type eager struct {
+	io.Reader
+	begun chan<- struct{}
+}
+
+func (e eager) Read(p []byte) (int, error) {
+	e.begun <- struct{}{}
+	return e.Reader.Read(p)
 }
 
 // shows returns what is on the screen, and the cursor's column.
