@@ -44,7 +44,8 @@ type Client struct {
 	phase   uint32 // when in a tick the sweeper looks at it
 
 	// The reading goroutine only.
-	gate *gate.Gate
+	gate  *gate.Gate
+	keyed bool // key is chosen
 
 	// The sweeper only.
 	pinged  time.Time // silence since when was answered with a ping

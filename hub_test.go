@@ -746,6 +746,55 @@ func TestClientsAtRestCostOneGoroutineEach(t *testing.T) {
 	require.LessOrEqual(t, count(10+clients)-few, clients+kept)
 }
 
+// Promise: order. Who leaves its room and joins it again gets left_room before welcome, and after that
+// welcome each message once and in order, also where the room has several workers.
+func TestLeaveAndJoinAgainInABusyRoom(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(4)) // three workers
+	inBubble(t, func(w *world) {
+		for i := range 40 { // more than a room keeps on one worker
+			p := w.plain("lobby", fmt.Sprintf("name=p%d", i))
+			go func() {
+				for {
+					if _, _, err := p.read(); err != nil {
+						return
+					}
+				}
+			}()
+		}
+		room, err := w.hub.Room("lobby")
+		require.NoError(t, err)
+		publish := func(n int) {
+			for range n {
+				_, err := room.Publish(context.Background(), hub.Text("hello"))
+				require.NoError(t, err)
+			}
+		}
+		alice := w.json("lobby", "name=alice")
+		alice.until("welcome")
+		for round := range 30 {
+			publish(100)
+			alice.send(`{"type":"leave","id":"l","room":"lobby"}`)
+			alice.send(`{"type":"join","id":"j","room":"lobby","history":20}`)
+			publish(100)
+			left, last := false, uint64(0)
+			for head := uint64(200 * (round + 1)); last < head; {
+				switch e := alice.event(); e.Type {
+				case "left_room":
+					left = true
+				case "welcome":
+					require.True(t, left, "round %d: the welcome before left_room", round)
+					last = e.Seq
+				case "message":
+					if left {
+						require.Equal(t, last+1, e.Seq, "round %d", round)
+						last = e.Seq
+					}
+				}
+			}
+		}
+	}, hub.WithPublishRate(0, 1), hub.WithQueue(100_000, 64<<20))
+}
+
 // Promise: bounded.
 func TestSlowClientIsDisconnectedAndResumes(t *testing.T) {
 	inBubble(t, func(w *world) {
@@ -3846,7 +3895,7 @@ func TestHeapAfterAMillionDeliveries(t *testing.T) {
 	}
 	defer func(rate int) { runtime.MemProfileRate = rate }(runtime.MemProfileRate)
 	runtime.MemProfileRate = 1
-	c := newCrowd(t, hub.WithPing(time.Hour, 2*time.Hour)) // the sweeper has nothing in hand
+	c := newCrowd(t, hub.WithPing(1000*time.Hour, 2000*time.Hour)) // the sweeper has nothing in hand
 	c.short = true
 	r := c.fill("lobby", members)
 	profiles := [2][]runtime.MemProfileRecord{make([]runtime.MemProfileRecord, 20_000), make([]runtime.MemProfileRecord, 20_000)}

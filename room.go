@@ -454,8 +454,8 @@ func (st *stay) enter(since broker.Cursor, resume bool, history int) error {
 		st.loop.Free()
 		return err
 	}
-	if st.home {
-		c.key = st.loop.Key()
+	if !c.keyed { // once: what its room sent before it left goes the same way as what follows
+		c.key, c.keyed = st.loop.Key(), true
 	}
 	j.Key = c.key
 	limits := c.limits(st)

@@ -188,7 +188,7 @@ func (c *Conn) Ping() {
 		return
 	}
 	n := c.tryWrite(pingFrame)
-	if n == 0 {
+	if n == 0 && !c.isFlushed {
 		c.ping = true
 	} else {
 		c.keepRest(pingFrame[n:], control)
