@@ -113,6 +113,7 @@ type Conn struct {
 	inputBuf  *[]byte // where not nil, input is in it, and freeMessage takes it back
 	small     []byte  // where input comes with no descriptor
 	reader    *reader // nil while the connection is at rest
+	deflated  bool    // the message that it reads is
 	lost      error   // the transport's read error
 	nhooyr    int     // the code of the close frame that nhooyr wanted to send
 	message   *[]byte

@@ -1,7 +1,6 @@
 package wsconn
 
 import (
-	"bytes"
 	"compress/flate"
 	"io"
 	"slices"
@@ -76,11 +75,28 @@ func headerSize(frame []byte) int {
 	}
 }
 
+// deflatedLimit bounds the size of a deflated message, which may inflate to limit at most. What
+// can't be made smaller grows by an eighth with the worst of the usual encodings (RFC 1951,
+// section 3.2.6: nine bits for a byte).
+func deflatedLimit(limit int64) int64 { return limit + limit/4 + 64 }
+
+// beginDeflated notes whether the message that begins in the input is deflated, and takes the mark
+// away: nhooyr's readers read all as it is. They would take what follows a stream that ended early
+// for frames, and what was cut short for a whole message. Reading goroutine only.
+func (c *Conn) beginDeflated() {
+	switch first := c.input[0]; Opcode(first & 0x0F) {
+	case OpText, OpBinary:
+		if c.deflates && first&rsv1Bit != 0 {
+			c.input[0] &^= rsv1Bit
+			c.deflated = true
+		}
+	}
+}
+
 // An inflater reads one message; 40 KB, whatever it inflates.
 type inflater struct {
 	r       io.ReadCloser
-	in      bytes.Reader
-	tail    strings.Reader
+	in      deflateInput
 	limited io.LimitedReader
 }
 
@@ -90,27 +106,62 @@ var inflaters = sync.Pool{New: func() any {
 	return i
 }}
 
-// Read is the flate reader's, for whom a stream has no end without a last block: a message ends
-// where its bytes do (RFC 7692, section 7.2.2). So it does for nhooyr's reader, which has those
-// that did not come whole.
+// Read goes on after a last block, as there may be more (RFC 7692, section 7.2.1). The flate
+// reader knows no other end of a stream: here a message ends where its bytes do.
 func (i *inflater) Read(p []byte) (int, error) {
 	n, err := i.r.Read(p)
-	if err == io.ErrUnexpectedEOF {
+	switch {
+	case err == io.ErrUnexpectedEOF:
 		err = io.EOF
+	case err == io.EOF && len(i.in.payload) > 0:
+		_ = i.r.(flate.Resetter).Reset(&i.in, nil) // it has no errors
+		err = nil
 	}
 	return n, err
+}
+
+// A deflateInput is a payload, and the tail that its sender left out. It gives single bytes, so
+// that the flate reader takes none beyond the end of a stream.
+type deflateInput struct {
+	payload []byte
+	tail    string
+}
+
+func (d *deflateInput) ReadByte() (b byte, err error) {
+	switch {
+	case len(d.payload) > 0:
+		b, d.payload = d.payload[0], d.payload[1:]
+	case d.tail != "":
+		b, d.tail = d.tail[0], d.tail[1:]
+	default:
+		err = io.EOF
+	}
+	return b, err
+}
+
+func (d *deflateInput) Read(p []byte) (n int, err error) {
+	if len(d.payload) > 0 {
+		n = copy(p, d.payload)
+		d.payload = d.payload[n:]
+		return n, nil
+	}
+	if d.tail == "" {
+		return 0, io.EOF
+	}
+	n = copy(p, d.tail)
+	d.tail = d.tail[n:]
+	return n, nil
 }
 
 // inflate returns what a deflated payload was, in c.message. Reading goroutine only.
 func (c *Conn) inflate(payload []byte) ([]byte, error) {
 	i := inflaters.Get().(*inflater)
 	defer inflaters.Put(i)
-	i.in.Reset(payload)
-	i.tail.Reset(syncTail)
-	_ = i.r.(flate.Resetter).Reset(io.MultiReader(&i.in, &i.tail), nil) // it has no errors
+	i.in = deflateInput{payload, syncTail}
+	_ = i.r.(flate.Resetter).Reset(&i.in, nil) // it has no errors
 	i.limited = io.LimitedReader{R: i, N: c.readLimit + 1}
 	message, err := c.readMessage(&i.limited)
-	i.in.Reset(nil)
+	i.in = deflateInput{}
 	switch {
 	case err != nil:
 		return nil, err

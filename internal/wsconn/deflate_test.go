@@ -266,14 +266,106 @@ func BenchmarkReadDeflated(b *testing.B) {
 	}
 }
 
+// chatText is words as they come, which deflate to about half.
+func chatText(n int) []byte {
+	words := strings.Fields("the quick brown fox jumps over a lazy dog while we all talk about what to have for lunch today and nobody knows it yet")
+	rng := rand.New(rand.NewPCG(1, 2))
+	text := make([]byte, 0, n+16)
+	for len(text) < n {
+		text = append(append(text, words[rng.IntN(len(words))]...), ' ')
+	}
+	return text[:n]
+}
+
 func BenchmarkDeflate(b *testing.B) {
 	for _, n := range []int{128, 512, 4096, 65536} {
 		b.Run(strconv.Itoa(n), func(b *testing.B) {
-			f := NewFrame(OpText, bytes.Repeat([]byte(`{"type":"message","room":"lobby","data":"hello"},`), 1+n/49)[:n])
+			f := NewFrame(OpText, chatText(n))
 			b.SetBytes(int64(n))
 			b.ReportAllocs()
 			for b.Loop() {
 				f.Deflate(1)
+			}
+		})
+	}
+}
+
+// deflateFinal is deflateAll with a last block.
+func deflateFinal(s string) string {
+	var b bytes.Buffer
+	w, _ := flate.NewWriter(&b, flate.BestSpeed)
+	io.WriteString(w, s)
+	w.Close()
+	return b.String()
+}
+
+// A message may have several last blocks, each padded to a byte (RFC 7692, section 7.2.1). What
+// follows one is payload still, never frames: half a message, or frames made of it, would be worse
+// than none.
+func TestReadFinalBlocks(t *testing.T) {
+	next := string(maskedFrame(0x81, "next"))
+	end := deflateFinal("Hello")
+	frames := maskedFrame(0x81, "smuggled")
+	for i := range frames { // as they are on the wire, at 4,096 bytes
+		frames[i] ^= [4]byte{0x11, 0x22, 0x33, 0x44}[i%4]
+	}
+	protocol := 1002
+	for _, tt := range []struct {
+		name, input string
+		want        []frame
+		code        int
+	}{
+		{"two, whole", string(maskedFrame(0xC1, end+deflateFinal(", world")+"\x00")) + next, []frame{{1, "Hello, world"}, {1, "next"}}, 1006},
+		{"two and no other", string(maskedFrame(0xC1, end+deflateFinal(", world"))) + next, []frame{{1, "Hello, world"}, {1, "next"}}, 1006},
+		{"two, in fragments", string(maskedFrame(0x41, end+deflateFinal(", world"))) + string(maskedFrame(0x80, "\x00")) + next, []frame{{1, "Hello, world"}, {1, "next"}}, 1006},
+		{"one, a fragment of its own", string(maskedFrame(0x41, end)) + string(maskedFrame(0x80, "\x00")) + next, []frame{{1, "Hello"}, {1, "next"}}, 1006},
+		{"frames behind it", string(maskedFrame(0xC1, end+strings.Repeat("\x00", 4096-len(end))+string(frames))) + next, nil, protocol},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c, p := deflating(t, &Options{})
+			r := startReader(t, c)
+			go func() {
+				io.WriteString(p, tt.input)
+				p.CloseWrite()
+			}()
+			<-r.done
+			require.Equal(t, tt.want, r.messages)
+			require.Equal(t, tt.code, r.err.(*CloseError).Code)
+		})
+	}
+}
+
+// What can't be made smaller may be deflated all the same, and what takes more than the limit before
+// it is inflated is refused: several times the limit need not be read.
+func TestReadDeflatedThatIsLarger(t *testing.T) {
+	random := make([]byte, 50_000)
+	rng := rand.New(rand.NewPCG(1, 2))
+	for i := range random {
+		random[i] = byte(rng.Uint32())
+	}
+	c, p := deflating(t, &Options{ReadLimit: int64(len(random))})
+	r := startReader(t, c)
+	go func() {
+		p.Write(maskedFrame(0xC2, deflateAll(t, string(random))))
+		p.Write(maskedFrame(0xC1, strings.Repeat("\x00\x00\x00\xff\xff", 20_000)+deflateAll(t, "small")))
+	}()
+	<-r.done
+	require.Equal(t, []frame{{2, string(random)}}, r.messages)
+	require.Equal(t, 1009, r.err.(*CloseError).Code)
+}
+
+func BenchmarkInflate(b *testing.B) {
+	for _, n := range []int{128, 512, 4096, 65536} {
+		b.Run(strconv.Itoa(n), func(b *testing.B) {
+			payload := []byte(deflateAll(b, string(chatText(n))))
+			c := &Conn{readLimit: 1 << 20}
+			b.ReportAllocs()
+			b.SetBytes(int64(n))
+			for b.Loop() {
+				if _, err := c.inflate(payload); err != nil {
+					b.Fatal(err)
+				}
+				c.freeMessage()
 			}
 		})
 	}

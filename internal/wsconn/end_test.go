@@ -6,6 +6,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -358,5 +359,48 @@ func TestAbort(t *testing.T) {
 			frames, bytes := c.Queued()
 			require.Equal(t, []int{0, 0}, []int{frames, bytes})
 		})
+	})
+}
+
+// gated is a connection whose TryWrite waits until told, and then takes nothing.
+type gated struct {
+	net.Conn
+	entered, release chan struct{}
+	on               atomic.Bool
+}
+
+func (g *gated) TryWrite(p []byte) (int, error) {
+	if g.on.CompareAndSwap(true, false) {
+		close(g.entered)
+		<-g.release
+		return 0, nil
+	}
+	return g.Conn.(tryWriter).TryWrite(p)
+}
+
+// A ping whose write takes nothing, while the connection is cut and finished: nothing of it may run
+// after Finish.
+func TestPingWhileTheConnectionEnds(t *testing.T) {
+	if noFastPath {
+		t.Skip("no write without a writer")
+	}
+	synctest.Test(t, func(t *testing.T) {
+		a, b := memnet.Pipe()
+		g := &gated{Conn: a, entered: make(chan struct{}), release: make(chan struct{})}
+		c, p := accept(t, g, b, &Options{})
+		r := startReader(t, c)
+		g.on.Store(true)
+		pinged := make(chan struct{})
+		go func() { c.Ping(); close(pinged) }()
+		<-g.entered
+		c.Abort()
+		<-r.done // Finish has returned
+		close(g.release)
+		<-pinged
+		c.mu.Lock()
+		ping, owned := c.ping, c.owned
+		c.mu.Unlock()
+		require.False(t, ping || owned, "ping %v, owned %v: a writer was started after Finish", ping, owned)
+		p.Close()
 	})
 }

@@ -105,8 +105,14 @@ func (c *Conn) readWith(ctx context.Context, r *reader) (Opcode, []byte, error) 
 	}
 	p, err := c.readMessage(m)
 	if err == nil && c.lost != nil {
-		err = c.lost // nhooyr takes a deflated message that was cut short for a whole one
+		err = c.lost // nhooyr takes a message that was cut short behind its header for an empty one
 	}
+	if err == nil && c.deflated {
+		raw := c.message
+		p, err = c.inflate(p)
+		freeMessage(raw)
+	}
+	c.deflated = false
 	return Opcode(typ), p, err
 }
 

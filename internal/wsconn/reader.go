@@ -58,7 +58,7 @@ func (rs *Readers) get() (*reader, error) {
 		return r, nil
 	}
 	rs.mu.Unlock()
-	return newReader(false)
+	return newReader()
 }
 
 // put takes a reader back that stands between two messages.
@@ -76,23 +76,18 @@ func (rs *Readers) put(r *reader) {
 
 // A reader is a connection of nhooyr's that was never dialed: it reads, unmasks and checks
 // messages for the one it is lent to. Between two messages it knows nothing of either, so the
-// next may be another connection's. (One that inflates keeps what follows a stream that ended
-// early, so it reads one message.) A connection at rest has none, which saves it some 3 KiB, a
-// stack and a goroutine.
+// next may be another connection's. It does not inflate: a deflated message it reads as it is. A
+// connection at rest has none, which saves it some 3 KiB, a stack and a goroutine.
 type reader struct {
 	ws *websocket.Conn
 	t  transport
 	br *bufio.Reader
 }
 
-func newReader(deflates bool) (*reader, error) {
+func newReader() (*reader, error) {
 	r := &reader{}
-	req, mode := handshakeRequest, websocket.CompressionDisabled
-	if deflates {
-		req, mode = deflateRequest, websocket.CompressionNoContextTakeover
-	}
-	ws, err := websocket.Accept(&nowhere{r: r, header: make(http.Header, 4)}, req,
-		&websocket.AcceptOptions{InsecureSkipVerify: true, CompressionMode: mode})
+	ws, err := websocket.Accept(&nowhere{r: r, header: make(http.Header, 4)}, handshakeRequest,
+		&websocket.AcceptOptions{InsecureSkipVerify: true, CompressionMode: websocket.CompressionDisabled})
 	r.ws = ws
 	return r, err
 }
@@ -103,21 +98,13 @@ func (r *reader) close() {
 	r.ws.CloseNow()
 }
 
-// Requests that nhooyr accepts.
-var (
-	handshakeRequest = &http.Request{Method: http.MethodGet, ProtoMajor: 1, ProtoMinor: 1, Header: http.Header{
-		"Connection":            {"Upgrade"},
-		"Upgrade":               {"websocket"},
-		"Sec-Websocket-Version": {"13"},
-		"Sec-Websocket-Key":     {"AAAAAAAAAAAAAAAAAAAAAA=="},
-	}}
-	deflateRequest = func() *http.Request {
-		r := *handshakeRequest
-		r.Header = r.Header.Clone()
-		r.Header.Set("Sec-WebSocket-Extensions", deflateAnswer)
-		return &r
-	}()
-)
+// handshakeRequest is a request that nhooyr accepts.
+var handshakeRequest = &http.Request{Method: http.MethodGet, ProtoMajor: 1, ProtoMinor: 1, Header: http.Header{
+	"Connection":            {"Upgrade"},
+	"Upgrade":               {"websocket"},
+	"Sec-Websocket-Version": {"13"},
+	"Sec-Websocket-Key":     {"AAAAAAAAAAAAAAAAAAAAAA=="},
+}}
 
 // nowhere is the ResponseWriter of a reader's handshake.
 type nowhere struct {

@@ -22,6 +22,13 @@ func (c *Conn) await(ctx context.Context) (op Opcode, message []byte, err error)
 			head, payload, n := wholeFrame(c.input, c.deflates)
 			switch head {
 			case 0:
+				if isControl(c.input) {
+					if err := c.receiveMore(ctx); err != nil {
+						return 0, nil, err
+					}
+					continue
+				}
+				c.beginDeflated()
 				return 0, nil, nil
 			case finBit | opPing:
 				c.sendPong(append(appendHeader(make([]byte, 0, 2+125), opPong, len(payload)), payload...))
@@ -94,6 +101,26 @@ func wholeFrame(p []byte, deflates bool) (head byte, payload []byte, size int) {
 	return head, payload, size
 }
 
+// isControl tells whether p is the beginning of a ping or a pong that is valid so far.
+func isControl(p []byte) bool {
+	return (p[0] == finBit|opPing || p[0] == finBit|opPong) && (len(p) < 2 || p[1] >= 0x80 && p[1] <= 0x80|125)
+}
+
+// receiveMore waits for more of a ping or a pong. Nhooyr would take it for the beginning of a
+// message, and close a peer that needs more than five seconds for it.
+func (c *Conn) receiveMore(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	begun := append(make([]byte, 0, 2+4+125), c.input...)
+	c.consume(len(c.input))
+	if err := c.receive(); err != nil {
+		return err
+	}
+	c.unread(begun)
+	return nil
+}
+
 // unmask is RFC 6455, section 5.3.
 func unmask(p []byte, key [4]byte) {
 	k := uint64(binary.LittleEndian.Uint32(key[:]))
@@ -146,8 +173,8 @@ func (c *Conn) attach() error {
 	switch {
 	case c.reader != nil:
 		return nil
-	case c.deflates || c.readers == nil:
-		c.reader, err = newReader(c.deflates)
+	case c.readers == nil:
+		c.reader, err = newReader()
 	default:
 		c.reader, err = c.readers.get()
 	}
@@ -156,7 +183,11 @@ func (c *Conn) attach() error {
 		return err
 	}
 	c.reader.t.c.Store(c)
-	c.reader.ws.SetReadLimit(c.readLimit)
+	limit := c.readLimit
+	if c.deflated {
+		limit = deflatedLimit(limit)
+	}
+	c.reader.ws.SetReadLimit(limit)
 	return nil
 }
 
@@ -169,7 +200,7 @@ func (c *Conn) detach() {
 		c.unread(ahead)
 		_, _ = r.br.Discard(len(ahead))
 	}
-	if c.deflates || c.readers == nil {
+	if c.readers == nil {
 		r.close()
 		return
 	}

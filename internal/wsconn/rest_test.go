@@ -8,7 +8,10 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
+	"github.com/chathub-go/hub/internal/memnet"
 	"github.com/stretchr/testify/require"
 )
 
@@ -197,4 +200,32 @@ func TestRestHoldsNoReader(t *testing.T) {
 	require.Len(t, readers.free, 1, "it was not needed")
 	c.Abort()
 	c.Finish()
+}
+
+// A client that sends a ping or a pong slowly is alive, and holds no reader meanwhile.
+func TestSlowControlFrameAtRest(t *testing.T) {
+	for _, head := range []byte{0x89, 0x8A} {
+		synctest.Test(t, func(t *testing.T) {
+			var readers Readers
+			a, b := memnet.Pipe()
+			c, p := accept(t, a, b, &Options{Readers: &readers})
+			r := startReader(t, c)
+			control := maskedFrame(head, "of a slow client")
+			for i := range control {
+				_, err := p.Write(control[i : i+1])
+				require.NoError(t, err)
+				<-time.After(time.Second)
+				synctest.Wait()
+				require.Nil(t, c.reader, "after %d bytes", i+1) // the reading goroutine waits
+			}
+			if head == 0x89 {
+				p.expect(t, frame{10, "of a slow client"})
+			}
+			p.Write(maskedFrame(0x81, "hello"))
+			p.CloseWrite()
+			<-r.done
+			require.Equal(t, []frame{{1, "hello"}}, r.messages)
+			readers.Close()
+		})
+	}
 }
