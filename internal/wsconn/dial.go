@@ -50,6 +50,9 @@ func Dial(ctx context.Context, url string, o DialOptions) (*ClientConn, *http.Re
 // Subprotocol returns the one that the server chose, or "".
 func (c *ClientConn) Subprotocol() string { return c.ws.Subprotocol() }
 
+// SetReadLimit sets the bytes of one message, from the next one on. It may be called by the reader alone.
+func (c *ClientConn) SetReadLimit(n int64) { c.ws.SetReadLimit(n) }
+
 // Read returns the next message. Its error is a [*CloseError]. When ctx ends, the
 // connection ends with it.
 func (c *ClientConn) Read(ctx context.Context) (Opcode, []byte, error) {

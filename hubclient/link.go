@@ -1,0 +1,313 @@
+package hubclient
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/chathub-go/hub/internal/wire"
+	"github.com/chathub-go/hub/internal/wsconn"
+)
+
+const (
+	welcomeTimeout = 10 * time.Second
+	writeTimeout   = 10 * time.Second
+	closeTimeout   = 2 * time.Second
+	answerTimeout  = 30 * time.Second // without any answer; the server gives up a publish after 10 s
+	lagPatience    = time.Second      // that who waits for an answer has with who takes no events
+)
+
+// A link is one connection. A goroutine of its own reads; the client's writes.
+type link struct {
+	c    *Client
+	conn *wsconn.ClientConn
+
+	// c.mu guards what follows.
+	began   time.Time
+	heard   time.Time // when something last came, or was taken off our hands
+	pinged  bool      // since then
+	open    bool      // welcomed
+	blocked bool      // the reader waits for the caller to take events
+	lagging bool      // it does not wait any more: events go by
+
+	done chan struct{} // closed when the reader has ended
+	err  error         // before done is closed: why
+}
+
+// connect makes a connection and stays until it ends. It returns for how long it stood, and why it ended.
+func (c *Client) connect() (stood time.Duration, err error) {
+	conn, err := c.dial()
+	if err != nil {
+		return 0, err
+	}
+	now := time.Now()
+	l := &link{c: c, conn: conn, began: now, heard: now, done: make(chan struct{})}
+	c.mu.Lock()
+	c.link = l
+	c.mu.Unlock()
+
+	ctx, cancel := context.WithCancel(context.Background())
+	go func() {
+		defer close(l.done)
+		l.err = l.read(ctx)
+		signal(c.wake)
+	}()
+	stop := context.AfterFunc(c.ctx, func() { time.AfterFunc(closeTimeout, cancel) })
+	err = l.write(ctx)
+	if err == nil { // Close
+		_ = conn.Close(1000, "")
+	}
+	stop()
+	cancel()
+	conn.CloseNow()
+	<-l.done
+	c.lost(l, err)
+	if l.open {
+		stood = time.Since(l.began)
+	}
+	return stood, err
+}
+
+// write sends what there is to send, until the connection or the client ends; then it returns nil.
+func (l *link) write(ctx context.Context) error {
+	for {
+		p, wake, err := l.next(time.Now())
+		if err != nil {
+			return err
+		}
+		if p != nil {
+			ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+			err := l.conn.Write(ctx, wsconn.OpText, p)
+			cancel()
+			if err != nil {
+				return l.ended(err)
+			}
+			if l.c.ctx.Err() != nil {
+				return nil
+			}
+			continue
+		}
+		timer := time.NewTimer(time.Until(wake))
+		select {
+		case <-l.c.wake:
+		case <-timer.C:
+		case <-l.done:
+		case <-l.c.ctx.Done():
+		}
+		timer.Stop()
+		select {
+		case <-l.c.ctx.Done():
+			return nil
+		case <-l.done:
+			return l.err
+		default:
+		}
+	}
+}
+
+// ended is why a write failed: what the server said last, if it said why.
+func (l *link) ended(err error) error {
+	select {
+	case <-l.done:
+		return l.err
+	default:
+		return &CloseError{Code: 1006, err: err}
+	}
+}
+
+// next returns the next frame to send, nil for none before wake or a signal.
+func (l *link) next(now time.Time) (p []byte, wake time.Time, err error) {
+	c := l.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	wake = now.Add(time.Hour)
+	due := func(t time.Time) bool {
+		if now.Before(t) && t.Before(wake) {
+			wake = t
+		}
+		return !now.Before(t)
+	}
+	if !l.open {
+		if due(l.began.Add(welcomeTimeout)) {
+			err = fmt.Errorf("%w: no welcome", errNoAnswer)
+		}
+		return nil, wake, err
+	}
+	if l.lagging && c.events.empty() {
+		return nil, wake, ErrLagged
+	}
+	if silence := c.outbox.limits.Ping; !l.blocked && silence > 0 {
+		switch {
+		case due(l.heard.Add(2 * silence)):
+			return nil, wake, errNoAnswer
+		case !l.pinged && due(l.heard.Add(silence)):
+			l.pinged = true
+			return wire.AppendCommand(nil, &wire.Command{Type: wire.CommandPing}), wake, nil
+		}
+	}
+	if !l.blocked && c.outbox.flight > 0 && due(later(c.outbox.progress, l.heard).Add(answerTimeout)) {
+		return nil, wake, fmt.Errorf("%w to a message", errNoAnswer)
+	}
+	for _, r := range c.requests {
+		switch {
+		case !r.sent && due(r.notBefore):
+			r.sent, r.sentAt = true, now
+			return wire.AppendCommand(nil, c.command(r)), wake, nil
+		case r.sent && !l.blocked && due(later(r.sentAt, l.heard).Add(answerTimeout)):
+			return nil, wake, fmt.Errorf("%w to a request", errNoAnswer)
+		}
+	}
+	for name, on := range c.typing {
+		delete(c.typing, name)
+		return wire.AppendCommand(nil, &wire.Command{Type: wire.CommandTyping, Room: name, On: on}), wake, nil
+	}
+	if next := c.expire(now); !next.IsZero() {
+		due(next)
+	}
+	for {
+		m, again := c.outbox.next(now)
+		if m == nil {
+			if !again.IsZero() {
+				due(again)
+			}
+			return nil, wake, nil
+		}
+		if err := c.fits(m); err == nil {
+			return m.command, wake, nil
+		} else {
+			c.resolve(m, Receipt{}, err)
+		}
+	}
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+// read takes what comes, until the connection ends.
+func (l *link) read(ctx context.Context) error {
+	for {
+		op, p, err := l.conn.Read(ctx)
+		if err != nil {
+			ce := &CloseError{Code: 1006, err: err}
+			if w, ok := errors.AsType[*wsconn.CloseError](err); ok {
+				if ce.Code, ce.Reason = w.Code, w.Reason; !w.Remote {
+					ce.Code, ce.err = 1006, w.Err
+				}
+			}
+			return ce
+		}
+		if op != wsconn.OpText {
+			return violation("a binary frame")
+		}
+		var f frame
+		if err := json.Unmarshal(p, &f); err != nil {
+			return violation("an event that can't be read: %v", err)
+		}
+		e, err := l.take(&f)
+		if err != nil {
+			return err
+		}
+		if e != nil {
+			e.measure(len(p))
+			l.deliver(ctx, e)
+		}
+	}
+}
+
+// deliver queues an event for the caller, and notes the position that it stands for: from there the room goes on when the
+// connection is lost.
+func (l *link) deliver(ctx context.Context, e *Event) {
+	c := l.c
+	for {
+		c.mu.Lock()
+		lagging := l.lagging
+		if !lagging {
+			l.blocked = !c.events.push(e)
+			if !l.blocked {
+				l.heard = time.Now()
+				c.moved(e)
+			}
+		}
+		blocked := l.blocked
+		c.mu.Unlock()
+		if lagging || !blocked {
+			return
+		}
+		patience := time.NewTimer(lagPatience)
+		select {
+		case <-c.events.space:
+		case <-ctx.Done():
+		case <-c.ctx.Done():
+		case <-patience.C:
+			l.lag()
+		}
+		patience.Stop()
+		if ctx.Err() != nil || c.ctx.Err() != nil {
+			return
+		}
+	}
+}
+
+// lag lets the events go by from here on, if somebody waits for an answer that is behind them.
+func (l *link) lag() {
+	c := l.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.outbox.flight == 0 && len(c.requests) == 0 {
+		return
+	}
+	l.lagging, l.blocked = true, false
+	l.heard = time.Now()
+	c.events.letGo(true)
+	signal(c.wake)
+}
+
+// moved notes that the caller will get e. c.mu is held.
+func (c *Client) moved(e *Event) {
+	r := c.rooms[e.Room]
+	if r == nil {
+		return
+	}
+	switch {
+	case e.Message != nil && e.Type == EventMessage:
+		r.cursor, r.seq = e.Message.Cursor, e.Message.Seq
+	case e.Welcome != nil:
+		r.cursor, r.seq = e.Welcome.Cursor, e.Welcome.Seq
+	case e.Gap != nil && e.Gap.Cursor != "":
+		r.cursor, r.seq = e.Gap.Cursor, e.Gap.Before-1
+	default:
+		return
+	}
+	r.known = true
+}
+
+// lost ends a connection. c.mu is not held.
+func (c *Client) lost(l *link, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.link = nil
+	c.events.letGo(false)
+	clear(c.typing)
+	first := c.outbox.first()
+	c.outbox.lost()
+	if ce, ok := errors.AsType[*CloseError](err); ok && first != nil {
+		switch ce.Code {
+		case 1009:
+			c.resolve(first, Receipt{}, &Error{ID: first.id, Room: first.room, Code: wire.CodeTooLarge, Message: ce.Reason})
+		case 1011:
+			if first.crashed++; first.crashed >= crashes {
+				c.resolve(first, Receipt{}, fmt.Errorf("%w: %w, each time that it was sent", ErrUncertain, ce))
+			}
+		}
+	}
+	for _, r := range c.rooms {
+		r.in = false
+	}
+	c.unanswered()
+}
