@@ -12,6 +12,7 @@ import (
 	"os"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -59,6 +60,7 @@ type world struct {
 	srv  *http.Server
 	http *http.Client
 
+	dials atomic.Int32
 	mu    sync.Mutex     // guards conns
 	conns []*memnet.Conn // the clients' ends
 }
@@ -75,6 +77,7 @@ func inBubble(t *testing.T, f func(w *world), opts ...hub.HubOption) {
 }
 
 func (w *world) dialContext(ctx context.Context, _, _ string) (net.Conn, error) {
+	w.dials.Add(1)
 	w.mu.Lock()
 	l := w.net
 	w.mu.Unlock()
@@ -219,21 +222,5 @@ func TestPublish(t *testing.T) {
 				broker.Member{User: got.From.User, Name: got.From.Name})
 			require.Equal(t, hubclient.Receipt{ID: got.ID, Room: "lobby", Seq: got.Seq, Cursor: got.Cursor, Reached: -1}, r)
 		}
-	})
-}
-
-func TestComesBack(t *testing.T) {
-	inBubble(t, func(w *world) {
-		alice, bob := w.dial(hubclient.WithName("alice")), w.dial(hubclient.WithName("bob"))
-		publish(t, alice, "1")
-		require.Equal(t, numbers(1, 1), texts(t, bob, 1))
-		w.cut()
-		for i := 2; i <= 9; i++ {
-			publish(t, alice, fmt.Sprint(i))
-		}
-		require.Error(t, until(t, bob, hubclient.EventDisconnected).Err)
-		require.Equal(t, hubclient.RecoveryRecovered, until(t, bob, hubclient.EventWelcome).Welcome.Recovery)
-		require.Equal(t, numbers(2, 9), texts(t, bob, 8))
-		require.Equal(t, numbers(1, 9), texts(t, alice, 9))
 	})
 }

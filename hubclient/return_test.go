@@ -1,0 +1,329 @@
+package hubclient_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/chathub-go/hub"
+	"github.com/chathub-go/hub/broker"
+	"github.com/chathub-go/hub/hubclient"
+)
+
+func TestComesBack(t *testing.T) {
+	inBubble(t, func(w *world) {
+		alice, bob := w.dial(hubclient.WithName("alice")), w.dial(hubclient.WithName("bob"))
+		user := bob.User()
+		publish(t, alice, "1")
+		require.Equal(t, numbers(1, 1), texts(t, bob, 1))
+		w.cut()
+		for i := 2; i <= 9; i++ {
+			publish(t, alice, fmt.Sprint(i))
+		}
+		require.Error(t, until(t, bob, hubclient.EventDisconnected).Err)
+		require.Equal(t, hubclient.RecoveryRecovered, until(t, bob, hubclient.EventWelcome).Welcome.Recovery)
+		require.Equal(t, numbers(2, 9), texts(t, bob, 8))
+		require.Equal(t, numbers(1, 9), texts(t, alice, 9))
+		require.Equal(t, user, bob.User(), "the same guest")
+		require.Equal(t, "bob", bob.Name())
+	})
+}
+
+// TestVerdicts: what is missing is told.
+func TestVerdicts(t *testing.T) {
+	inBubble(t, func(w *world) {
+		alice, bob := w.dial(hubclient.WithName("alice")), w.dial(hubclient.WithName("bob"), hubclient.WithBackoff(every(time.Minute)))
+		publish(t, alice, "1")
+		texts(t, bob, 1)
+		w.cut()
+		until(t, bob, hubclient.EventDisconnected)
+		for i := 2; i <= 9; i++ {
+			publish(t, alice, fmt.Sprint(i))
+		}
+		require.Equal(t, hubclient.RecoveryGap, until(t, bob, hubclient.EventWelcome).Welcome.Recovery)
+		gap := until(t, bob, hubclient.EventGap).Gap
+		require.Equal(t, []any{uint64(1), uint64(6), 4, false}, []any{gap.After, gap.Before, gap.Missed, gap.Reset})
+		require.Equal(t, numbers(6, 9), texts(t, bob, 4))
+
+		// The whole server is gone, and with it what it kept in memory.
+		_ = w.srv.Close()
+		w.cut()
+		require.NoError(t, w.hub.Shutdown(background))
+		w.start()
+		require.Equal(t, hubclient.RecoveryReset, until(t, bob, hubclient.EventWelcome).Welcome.Recovery)
+		publish(t, alice, "anew")
+		require.Equal(t, []string{"anew"}, texts(t, bob, 1))
+	}, hub.WithHistory(4, time.Hour))
+}
+
+func every(d time.Duration) func(int) time.Duration { return func(int) time.Duration { return d } }
+
+// TestAcrossProcesses: what was stored is enough to go on where another process was.
+func TestAcrossProcesses(t *testing.T) {
+	inBubble(t, func(w *world) {
+		alice := w.dial(hubclient.WithName("alice"))
+		bob := w.dial()
+		for i := 1; i <= 5; i++ {
+			publish(t, alice, fmt.Sprint(i))
+		}
+		var last *hubclient.Received
+		for range 3 {
+			last = until(t, bob, hubclient.EventMessage).Message
+		}
+		user, session := bob.User(), bob.Session()
+		require.NoError(t, bob.Close())
+
+		again := w.dial(hubclient.WithSession(session), hubclient.WithSince(last.Cursor))
+		require.Equal(t, user, again.User())
+		require.Equal(t, hubclient.RecoveryRecovered, until(t, again, hubclient.EventWelcome).Welcome.Recovery)
+		require.Equal(t, numbers(4, 5), texts(t, again, 2))
+		require.Equal(t, numbers(4, 5), texts(t, w.dial(hubclient.WithHistory(2)), 2))
+
+		for _, bad := range []string{"garbage", "AQcAAA", "%"} {
+			_, err := w.tryDial("ws://hub.test/room/lobby", hubclient.WithSince(bad))
+			var refused *hubclient.HandshakeError
+			require.ErrorAs(t, err, &refused, bad)
+			require.Equal(t, http.StatusBadRequest, refused.Status)
+		}
+		old := broker.Cursor{Epoch: "another", Seq: 7, Tag: 1}.String()
+		require.Equal(t, hubclient.RecoveryReset, until(t, w.dial(hubclient.WithSince(old)), hubclient.EventWelcome).Welcome.Recovery)
+	})
+}
+
+// TestRooms: other rooms are joined again too, each with its own cursor.
+func TestRooms(t *testing.T) {
+	inBubble(t, func(w *world) {
+		alice, bob := w.dial(hubclient.WithName("alice")), w.dial(hubclient.WithName("bob"))
+		hi, err := alice.Join(background, "games")
+		require.NoError(t, err)
+		require.Equal(t, "games", hi.Room)
+		_, err = bob.Join(background, "games", hubclient.JoinHistory(0))
+		require.NoError(t, err)
+		require.Equal(t, []string{"games", "lobby"}, bob.Rooms())
+		_, err = bob.Join(background, "games")
+		requireCode(t, "already_in_room", err)
+		_, err = bob.Join(background, "lobby")
+		requireCode(t, "already_in_room", err)
+		_, err = bob.Join(background, "a/b")
+		require.ErrorContains(t, err, "room must not contain")
+		_, err = bob.Join(background, "more", hubclient.JoinSince("garbage"))
+		require.ErrorContains(t, err, "since")
+		_, err = bob.Join(background, "three")
+		requireCode(t, "room_limit", err)
+		require.Equal(t, []string{"games", "lobby"}, bob.Rooms())
+
+		in := func(room, text string) {
+			m := hubclient.Text(text)
+			m.Room = room
+			_, err := alice.Publish(background, m)
+			require.NoError(t, err)
+		}
+		in("games", "1")
+		in("lobby", "2")
+		w.cut()
+		in("games", "3")
+		in("lobby", "4")
+		got := map[string][]string{}
+		welcomes := 0
+		for len(got["games"])+len(got["lobby"]) < 4 {
+			switch e, err := bob.Next(background); {
+			case err != nil:
+				t.Fatal(err)
+			case e.Type == hubclient.EventMessage:
+				got[e.Room] = append(got[e.Room], e.Message.Text())
+			case e.Type == hubclient.EventWelcome && welcomes > 1:
+				require.Equal(t, hubclient.RecoveryRecovered, e.Welcome.Recovery)
+				fallthrough
+			case e.Type == hubclient.EventWelcome:
+				welcomes++
+			}
+		}
+		require.Equal(t, map[string][]string{"games": {"1", "3"}, "lobby": {"2", "4"}}, got)
+
+		require.NoError(t, bob.Leave(background, "games"))
+		require.NoError(t, bob.Leave(background, "games"), "nothing to do")
+		require.Equal(t, []string{"lobby"}, bob.Rooms())
+		m := hubclient.Text("from outside")
+		m.Room = "games"
+		_, err = bob.Publish(background, m)
+		requireCode(t, "not_in_room", err)
+		w.cut()
+		in("games", "5")
+		in("lobby", "6")
+		require.Equal(t, numbers(6, 6), texts(t, bob, 1), "it is not in games again")
+
+		require.NoError(t, bob.Leave(background, "lobby"))
+		require.Empty(t, bob.Rooms())
+		_, err = bob.Join(background, "games")
+		require.NoError(t, err)
+		w.cut()
+		in("lobby", "7")
+		in("games", "8")
+		for range 2 { // history, then what came
+			if texts(t, bob, 1)[0] == "8" {
+				break
+			}
+		}
+		require.Equal(t, []string{"games"}, bob.Rooms(), "the URL's room stays left")
+		_, err = bob.Join(background, "lobby")
+		require.NoError(t, err)
+	}, hub.WithRoomsPerClient(2), anyRoom)
+}
+
+func requireCode(t *testing.T, code string, err error) {
+	t.Helper()
+	var e *hubclient.Error
+	require.ErrorAs(t, err, &e)
+	require.Equal(t, code, e.Code)
+}
+
+// TestRoomClosed: the service closes a room under its members; who would come back does.
+func TestRoomClosed(t *testing.T) {
+	inBubble(t, func(w *world) {
+		alice := w.dial(hubclient.WithName("alice"))
+		_, err := alice.Join(background, "games")
+		require.NoError(t, err)
+		for _, name := range []string{"games", "lobby"} {
+			room, err := w.hub.Room(name)
+			require.NoError(t, err)
+			require.NoError(t, room.Close(background))
+			if name == "games" {
+				require.Equal(t, "shutdown", until(t, alice, hubclient.EventLeftRoom).Reason)
+			} else {
+				require.ErrorContains(t, until(t, alice, hubclient.EventDisconnected).Err, "1001")
+			}
+			for until(t, alice, hubclient.EventWelcome).Room != name {
+			}
+			room, err = w.hub.Room(name)
+			require.NoError(t, err)
+			_, err = room.Publish(background, hub.Text("open again"))
+			require.NoError(t, err)
+			require.Equal(t, []string{"open again"}, texts(t, alice, 1))
+		}
+	}, hub.WithRoomsPerClient(2), anyRoom)
+}
+
+// TestHalfOpen: a connection on which nothing comes any more is given up.
+func TestHalfOpen(t *testing.T) {
+	inBubble(t, func(w *world) {
+		alice := w.dial(hubclient.WithName("alice"))
+		until(t, alice, hubclient.EventWelcome)
+		w.last().Stall(true)
+		start := time.Now()
+		e := until(t, alice, hubclient.EventDisconnected)
+		require.ErrorContains(t, e.Err, "no answer")
+		require.InDelta(t, 60, time.Since(start).Seconds(), 2)
+		require.Equal(t, hubclient.RecoveryRecovered, until(t, alice, hubclient.EventWelcome).Welcome.Recovery)
+
+		w.last().Stall(true) // a publish does not wait so long
+		start = time.Now()
+		publish(t, alice, "1")
+		require.Less(t, time.Since(start), 35*time.Second)
+
+		elapse(3 * time.Hour) // with pings alone
+		require.Equal(t, numbers(1, 1), texts(t, alice, 1))
+		publish(t, alice, "2")
+		require.Equal(t, numbers(2, 2), texts(t, alice, 1), "with no connection lost between")
+	})
+}
+
+// anyRoom lets clients join other rooms.
+var anyRoom = hub.WithAuthorize(func(*hub.Client, string) error { return nil })
+
+func elapse(d time.Duration) { <-time.After(d) }
+
+// TestGoneForAnHour: no busy loop, no growing memory, and then all is well.
+func TestGoneForAnHour(t *testing.T) {
+	inBubble(t, func(w *world) {
+		alice := w.dial(hubclient.WithName("alice"), hubclient.WithOutbox(10, 10_000))
+		until(t, alice, hubclient.EventWelcome)
+		_ = w.net.Close()
+		w.cut()
+		until(t, alice, hubclient.EventDisconnected)
+		start := time.Now()
+		before := w.dials.Load()
+		var waiting []*hubclient.Publication
+		full := 0
+		for i := range 60 {
+			ctx, cancel := context.WithTimeout(background, time.Minute)
+			p, err := alice.PublishAsync(ctx, hubclient.Text(fmt.Sprint(i+1)))
+			if err == nil {
+				waiting = append(waiting, p)
+				<-ctx.Done()
+			} else {
+				require.ErrorIs(t, err, hubclient.ErrOutboxFull)
+				require.ErrorIs(t, err, context.DeadlineExceeded)
+				full++
+			}
+			cancel()
+		}
+		require.Equal(t, 50, full)
+		require.Equal(t, time.Hour, time.Since(start))
+		dials := w.dials.Load() - before
+		require.Greater(t, dials, int32(100))
+		require.Less(t, dials, int32(600), "15 s apart on average")
+		until(t, alice, hubclient.EventDisconnected)
+		ctx, cancel := context.WithTimeout(background, time.Nanosecond)
+		defer cancel()
+		_, err := alice.Next(ctx)
+		require.ErrorIs(t, err, context.DeadlineExceeded, "240 failed attempts are one event")
+
+		w.serve(w.hub)
+		for _, p := range waiting {
+			_, err := p.Result()
+			require.NoError(t, err)
+		}
+		require.Equal(t, numbers(1, 10), texts(t, alice, 10))
+	})
+}
+
+// TestDraining: a server that goes away says when to come back, and is left alone until then.
+func TestDraining(t *testing.T) {
+	inBubble(t, func(w *world) {
+		alice := w.dial(hubclient.WithName("alice"), hubclient.WithBackoff(every(0)))
+		until(t, alice, hubclient.EventWelcome)
+		_ = w.net.Close()
+		require.NoError(t, w.hub.Shutdown(background))
+		e := until(t, alice, hubclient.EventDisconnected)
+		var ce *hubclient.CloseError
+		require.ErrorAs(t, e.Err, &ce)
+		require.Equal(t, 1012, ce.Code)
+		require.Positive(t, e.RetryIn)
+		w.start()
+		require.Equal(t, hubclient.RecoveryReset, until(t, alice, hubclient.EventWelcome).Welcome.Recovery)
+	})
+}
+
+// TestKicked: who is not wanted does not come back.
+func TestKicked(t *testing.T) {
+	inBubble(t, func(w *world) {
+		alice := w.dial(hubclient.WithName("alice"))
+		until(t, alice, hubclient.EventWelcome)
+		_, err := alice.PublishAsync(background, hubclient.Text("kick me"))
+		require.NoError(t, err)
+		n := 0
+		for range alice.Events() {
+			n++
+		}
+		var ce *hubclient.CloseError
+		require.ErrorAs(t, alice.Err(), &ce)
+		require.Equal(t, []any{1008, "out"}, []any{ce.Code, ce.Reason})
+		<-alice.Done()
+		_, err = alice.Publish(background, hubclient.Text("still there?"))
+		require.ErrorIs(t, err, hubclient.ErrClosed)
+		require.ErrorIs(t, err, hubclient.ErrNotSent)
+		_, err = alice.Join(background, "games")
+		require.ErrorIs(t, err, hubclient.ErrClosed)
+		require.NoError(t, alice.Flush(background))
+		require.NoError(t, alice.Close())
+		require.Error(t, alice.Err(), "Close changes nothing any more")
+	}, hub.WithHandler(func(in *hub.Incoming) error {
+		in.Client.Close(1008, "out")
+		return errors.New("no")
+	}))
+}
