@@ -68,12 +68,17 @@ type world struct {
 func inBubble(t *testing.T, f func(w *world), opts ...hub.HubOption) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		w := &world{t: t}
-		w.http = &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: w.dialContext}}
-		w.start(opts...)
-		t.Cleanup(w.stop)
-		f(w)
+		f(newWorld(t, opts...))
 	})
+}
+
+// newWorld is called in a bubble.
+func newWorld(t *testing.T, opts ...hub.HubOption) *world {
+	w := &world{t: t}
+	w.http = &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: w.dialContext}}
+	w.start(opts...)
+	t.Cleanup(w.stop)
+	return w
 }
 
 func (w *world) dialContext(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -91,7 +96,11 @@ func (w *world) dialContext(ctx context.Context, _, _ string) (net.Conn, error) 
 	return c, nil
 }
 
+// start serves a new hub in place of the one before, which is shut down.
 func (w *world) start(opts ...hub.HubOption) {
+	if w.hub != nil {
+		w.stop()
+	}
 	opts = append([]hub.HubOption{hub.WithLogger(slog.New(slog.DiscardHandler))}, opts...)
 	w.hub = hub.New(opts...)
 	w.serve(w.hub)
