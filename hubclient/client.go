@@ -129,6 +129,9 @@ func Dial(ctx context.Context, url string, opts ...Option) (*Client, error) {
 	case <-c.first:
 		return c, nil
 	case <-c.ended:
+		if c.wasWelcomed() { // and sent away
+			return c, nil
+		}
 		err = c.Err()
 	case <-ctx.Done():
 		err = fmt.Errorf("hubclient: dial: %w", ctx.Err())

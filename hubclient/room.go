@@ -67,7 +67,7 @@ func (c *Client) do(ctx context.Context, r *request) (*frame, error) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !r.sent { // else its answer is still to be known as such
+	if !r.sent && r.cmd.Type != wire.CommandLeave { // else its answer is still to be known as such
 		c.answer(r, nil, ctx.Err())
 	}
 	return nil, fmt.Errorf("hubclient: %s: %w", r.cmd.Type, ctx.Err())

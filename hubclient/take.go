@@ -124,7 +124,7 @@ func (l *link) opened(f *frame) error {
 	}
 	l.open = true
 	w := f.welcome()
-	l.conn.SetReadLimit(max(readLimit, 6*w.Limits.MessageBytes+64<<10+6<<20))
+	l.limit = max(readLimit, 6*min(w.Limits.MessageBytes, 1<<40)+7<<20)
 	c.outbox.opened(w.Limits)
 	if c.user != "" && c.user != w.User {
 		c.doubt("") // the ids were another's
