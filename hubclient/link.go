@@ -183,6 +183,9 @@ func (l *link) next(now time.Time) (p []byte, wake time.Time, err error) {
 	if next := c.expire(now); !next.IsZero() {
 		due(next)
 	}
+	if c.outbox.stuck {
+		return nil, wake, errStuck
+	}
 	for {
 		m, again := c.outbox.next(now)
 		if m == nil {

@@ -107,6 +107,28 @@ func TestRefusedForAMoment(t *testing.T) {
 	})
 }
 
+// TestAwayForTooLong: a message that was refused until it was too old is given up, and those behind it are not held up by it.
+func TestAwayForTooLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		away := &awayBroker{Memory: broker.NewMemory(broker.WithDedup(time.Minute, 1000))}
+		w := newWorld(t, fast, hub.WithBroker(away))
+		alice := w.dial()
+		away.fail.Store(1_000_000)
+		old, err := alice.PublishAsync(background, hubclient.Text("old"))
+		require.NoError(t, err)
+		elapse(30 * time.Second)
+		young, err := alice.PublishAsync(background, hubclient.Text("young"))
+		require.NoError(t, err)
+		elapse(14 * time.Second)
+		away.fail.Store(1_000_000)
+		_, err = old.Result()
+		require.ErrorIs(t, err, hubclient.ErrUncertain)
+		away.fail.Store(0)
+		_, err = young.Result()
+		require.NoError(t, err)
+	})
+}
+
 // An awayBroker can't be reached for some publishes, some of which it keeps all the same.
 type awayBroker struct {
 	*broker.Memory

@@ -91,6 +91,11 @@ func TestAcrossProcesses(t *testing.T) {
 			require.ErrorAs(t, err, &refused, bad)
 			require.Equal(t, http.StatusBadRequest, refused.Status)
 		}
+		inURL, err := w.tryDial("ws://hub.test/room/lobby?name=bob&session=" + session + "&since=" + last.Cursor)
+		require.NoError(t, err)
+		require.Equal(t, []string{user, "bob"}, []string{inURL.User(), inURL.Name()})
+		require.Equal(t, numbers(4, 5), texts(t, inURL, 2))
+
 		old := broker.Cursor{Epoch: "another", Seq: 7, Tag: 1}.String()
 		require.Equal(t, hubclient.RecoveryReset, until(t, w.dial(hubclient.WithSince(old)), hubclient.EventWelcome).Welcome.Recovery)
 	})
@@ -372,6 +377,17 @@ func TestLeave(t *testing.T) {
 				t.Errorf("%s is in %s", m.Name, name)
 			}
 		}
+		// Nor does it stand in the way of the next one.
+		w.last().Stall(true)
+		soon, cancel := context.WithTimeout(background, time.Second)
+		defer cancel()
+		_, err = alice.Join(soon, "late")
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		time.AfterFunc(time.Second, func() { w.last().Stall(false) })
+		hi, err := alice.Join(background, "late")
+		require.NoError(t, err)
+		require.Equal(t, "late", hi.Room)
+		require.Equal(t, []string{"late", "lobby"}, alice.Rooms())
 		publish(t, alice, "still there")
 		require.Equal(t, []string{"still there"}, texts(t, alice, 1))
 	}, hub.WithRoomsPerClient(5), anyRoom)
