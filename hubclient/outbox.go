@@ -167,10 +167,10 @@ func (o *outbox) again(p *Publication, code string, after time.Duration, now tim
 	} else {
 		o.doubtful++
 	}
-	if code == wire.CodeOutOfOrder {
-		return // the refusal before it said how long
-	}
-	if o.held == nil {
+	switch {
+	case code == wire.CodeOutOfOrder && o.held != nil:
+		return // that refusal said how long
+	case code != wire.CodeOutOfOrder && o.held == nil:
 		o.held = p
 	}
 	if after <= 0 {

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -285,6 +286,36 @@ func TestTooBig(t *testing.T) {
 		s.say(fmt.Sprintf(`{"type":"ack","id":%q,"seq":6}`, s.hear().ID))
 		s.stay()
 	})
+}
+
+// TestRefusedForEver: whatever the server refuses for, it is not asked again and again without a pause.
+func TestRefusedForEver(t *testing.T) {
+	for _, code := range []string{"rate", "busy", "unavailable", "out_of_order", "draining"} {
+		t.Run(code, func(t *testing.T) {
+			var n atomic.Int32
+			scripted(t, func(s *script, c *hubclient.Client) {
+				for range 3 {
+					_, err := c.PublishAsync(background, hubclient.Text("1"))
+					require.NoError(t, err)
+				}
+				elapse(5 * time.Minute)
+				require.Greater(t, n.Load(), int32(10))
+				require.Less(t, n.Load(), int32(100))
+			}, func(s *said) {
+				s.say(welcome(5, "new"))
+				for {
+					cmd := s.hear()
+					if cmd.Type != "publish" && cmd.Type != "ping" {
+						return
+					}
+					if cmd.Type == "publish" {
+						n.Add(1)
+						s.say(fmt.Sprintf(`{"type":"error","id":%q,"code":%q,"message":"no"}`, cmd.ID, code))
+					}
+				}
+			})
+		})
+	}
 }
 
 // TestPoison: a message on which the server fails each time is given up.
