@@ -63,41 +63,72 @@ func TestSuiteBites(t *testing.T) {
 type breakage struct {
 	name  string
 	fails string // the case that has to fail; "" where nothing is broken
-	// What follows is optional.
-	limits  func(*brokertest.Limits)
-	hooks   func() hooks
-	restart func(t *testing.T, old hooked) broker.Broker
+	// What follows is optional. The broker is the in-memory one, or else one on a disk.
+	limits func(*brokertest.Limits)
+	hooks  func() hooks
+	wrap   func(*broker.Memory) broker.Broker
+	disk   bool
+	faults func(*disk) // of the disk, from the beginning on
+	ended  func(*disk) // of the disk, when Restart or Kill has ended a broker
+	killed func(*disk) // when Kill has
 }
 
 func (b breakage) harness() brokertest.Harness {
-	wrap := func(m broker.Broker) broker.Broker {
-		h := hooked{Broker: m}
-		if b.hooks != nil {
-			h.hooks = b.hooks()
-		}
-		return h
+	if b.limits == nil {
+		b.limits = func(*brokertest.Limits) {}
 	}
-	h := brokertest.Harness{Bubble: true}
+	if b.hooks == nil {
+		b.hooks = func() hooks { return hooks{} }
+	}
+	if b.disk {
+		return b.diskHarness()
+	}
+	return brokertest.Harness{Bubble: true, Open: func(t *testing.T, l brokertest.Limits) broker.Broker {
+		b.limits(&l)
+		m := openMemory(t, l)
+		if b.wrap != nil {
+			return b.wrap(m.(*broker.Memory))
+		}
+		return hooked{m, b.hooks()}
+	}}
+}
+
+// diskHarness is the harness of the disk, with all that b breaks.
+func (b breakage) diskHarness() brokertest.Harness {
+	broken := func(inner broker.Broker) broker.Broker { return hooked{inner, b.hooks()} }
+	reopen := func(h func(*testing.T, broker.Broker) broker.Broker, then ...func(*disk)) func(*testing.T, broker.Broker) broker.Broker {
+		return func(t *testing.T, outer broker.Broker) broker.Broker {
+			inner := h(t, outer.(hooked).Broker)
+			for _, f := range then {
+				if f != nil {
+					f(inner.(*diskBroker).d)
+				}
+			}
+			return broken(inner)
+		}
+	}
+	h := diskHarness()
+	inner := h
+	h.Bubble = true
 	h.Open = func(t *testing.T, l brokertest.Limits) broker.Broker {
-		if b.limits != nil {
-			b.limits(&l)
+		b.limits(&l)
+		d := newDisk(l)
+		if b.faults != nil {
+			b.faults(d)
 		}
-		return wrap(openMemory(t, l))
+		return broken(&diskBroker{d: d})
 	}
-	h.Peer = func(t *testing.T, b broker.Broker) broker.Broker { return peer{b} }
-	h.Restart = func(t *testing.T, old broker.Broker) broker.Broker {
-		if b.restart != nil {
-			return wrap(b.restart(t, old.(hooked)))
-		}
-		return wrap(old.(hooked).Broker) // memory that survives
+	h.Peer = reopen(inner.Peer)
+	h.Restart = func(t *testing.T, outer broker.Broker) broker.Broker {
+		_ = outer.Close()
+		return reopen(inner.Restart, b.ended)(t, outer)
+	}
+	h.Kill = reopen(inner.Kill, b.ended, b.killed)
+	h.LoseTail = func(t *testing.T, outer broker.Broker, room string, n int) broker.Broker {
+		return broken(inner.LoseTail(t, outer.(hooked).Broker, room, n))
 	}
 	return h
 }
-
-// A peer is another handle of a broker; to close it does not close that.
-type peer struct{ broker.Broker }
-
-func (peer) Close() error { return nil }
 
 // hooks change what a broker does. A nil one changes nothing.
 type hooks struct {
@@ -107,7 +138,7 @@ type hooks struct {
 	since     func(ctx context.Context, b broker.Broker, room string, after broker.Cursor, limit int) (broker.Page, error)
 	before    func(ctx context.Context, b broker.Broker, room string, before uint64, limit int) (broker.Page, error)
 	head      func(ctx context.Context, b broker.Broker, room string) (broker.Cursor, error)
-	lease     func(l broker.Lease) broker.Lease
+	lease     func(ctx context.Context, l broker.Lease) broker.Lease
 	close     func(b broker.Broker) error
 	take      func(events []broker.Event) []broker.Event
 	members   func(list []broker.Member) []broker.Member
@@ -172,7 +203,7 @@ func (h hooked) Head(ctx context.Context, room string) (broker.Cursor, error) {
 func (h hooked) Lease(ctx context.Context, node string) (broker.Lease, error) {
 	l, err := h.Broker.Lease(ctx, node)
 	if err == nil && h.lease != nil {
-		l = h.lease(l)
+		l = h.lease(ctx, l)
 	}
 	return l, err
 }
