@@ -112,6 +112,11 @@ var breakages = slices.Concat(first, moreBreakages, diskBreakages)
 var first = []breakage{
 	{name: "nothing", fails: ""},
 	{name: "nothing on a disk", fails: "", disk: true},
+	{name: "nothing on a slow disk", fails: "", disk: true, hooks: onPublish(func(c ctx, b seam, m *msg) (broker.Receipt, error) {
+		r, err := b.Publish(c, m)
+		<-time.After(time.Millisecond)
+		return r, err
+	})},
 
 	// Order.
 	{name: "events swapped", fails: "Order/Publishers", hooks: onTake(func(list []broker.Event) []broker.Event {

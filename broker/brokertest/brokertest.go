@@ -81,8 +81,7 @@ type Harness struct {
 
 	// LoseTail is Restart on what b had kept before the last n messages of a room: as where a backup
 	// is restored, or a machine loses what it had not yet synced. It adds the cases
-	// Resume/LostTail, in which the room then grows anew. Other rooms keep what they have or lose
-	// anything too.
+	// Resume/LostTail, in which the room then grows anew. Other rooms may lose something too.
 	LoseTail func(t *testing.T, b broker.Broker, room string, n int) broker.Broker
 
 	// Bubble says that the broker does no I/O, so that each case runs in a

@@ -176,6 +176,15 @@ func (e *env) messages(s broker.Subscription, n int) []*broker.Message {
 	return list
 }
 
+// signal waits for an event that is a signal.
+func (e *env) signal(s broker.Subscription) *broker.Signal {
+	e.Helper()
+	ev := e.take(s, 1)[0]
+	require.Equal(e, broker.EventSignal, ev.Type, "type of an event")
+	require.NotNil(e, ev.Signal, "signal of an event")
+	return ev.Signal
+}
+
 // quiet checks that nothing waits for s, by a message that has to come next.
 func (e *env) quiet(b broker.Broker, s broker.Subscription, room string) {
 	e.Helper()

@@ -92,7 +92,7 @@ func signalExact(e *env) {
 		}
 		_, err := a.Signal(e.ctx, &sent)
 		require.NoError(e, err, "Signal")
-		got := *e.until(s, broker.EventSignal).Signal
+		got := *e.signal(s)
 		e.sameData(data, got.Data, fmt.Sprint("signal ", i))
 		got.Data, got.Time, sent.Data = nil, sent.Time, nil
 		require.Equal(e, sent, got, "signal %d", i)

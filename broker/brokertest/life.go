@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -233,13 +234,31 @@ func lifeCloseWhileBusy(e *env) {
 		e.fill(b, "full")
 	}
 	progress := make(chan struct{}, 1)
+	var closed atomic.Bool // Close has returned
 	until := func(f func(i int) error) error {
 		for i := 0; ; i++ {
+			e.pass(100 * time.Microsecond) // a bubble's time goes on only where all wait
+			late := closed.Load()
 			if err := f(i); err != nil {
 				if errors.Is(err, broker.ErrClosed) {
 					return nil
 				}
 				return fmt.Errorf("call %d: %w", i, err)
+			} else if late {
+				return fmt.Errorf("call %d, after Close: got no error, want ErrClosed", i)
+			}
+		}
+	}
+	drain := func(s broker.Subscription) error { // also after Close, what waited
+		for {
+			got, err := takeN(e.ctx, s, 1)
+			if errors.Is(err, broker.ErrClosed) {
+				return nil
+			} else if err != nil {
+				return fmt.Errorf("take: %w", err)
+			}
+			if got[0].Reached != nil {
+				got[0].Reached(1)
 			}
 		}
 	}
@@ -253,15 +272,7 @@ func lifeCloseWhileBusy(e *env) {
 				return err
 			})
 		},
-		func() error {
-			return until(func(int) error {
-				got, err := takeN(e.ctx, s, 1)
-				if len(got) > 0 && got[0].Reached != nil {
-					got[0].Reached(1)
-				}
-				return err
-			})
-		},
+		func() error { return drain(s) },
 		func() error {
 			return until(func(int) error {
 				_, err := b.Signal(e.ctx, &broker.Signal{Room: "lobby", To: broker.Target{User: "u"}})
@@ -297,13 +308,12 @@ func lifeCloseWhileBusy(e *env) {
 			case <-progress:
 			case <-e.ctx.Done():
 			}
+			defer closed.Store(true)
 			return b.Close()
 		},
 	}
 	if e.Unbounded {
-		jobs = append(jobs, func() error { // or it would fill up for ever
-			return until(func(int) error { _, err := takeN(e.ctx, full, 1); return err })
-		})
+		jobs = append(jobs, func() error { return drain(full) }) // or it would fill up for ever
 	}
 	e.noErrors(together(len(jobs), func(i int) error { return jobs[i]() }))
 }

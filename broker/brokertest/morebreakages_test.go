@@ -56,29 +56,34 @@ var moreBreakages = []breakage{
 		var mu sync.Mutex // guards flights
 		flights := make(map[string]chan broker.Receipt)
 		return hooks{publish: func(c ctx, b seam, m *msg) (broker.Receipt, error) {
+			if m.ID == "" {
+				return b.Publish(c, m)
+			}
 			key := m.Room + "\x00" + m.From.User + "\x00" + m.ID
 			mu.Lock()
-			flight, ok := flights[key]
-			if !ok {
-				flights[key] = make(chan broker.Receipt, 1)
+			flight, joins := flights[key]
+			if !joins {
+				flight = make(chan broker.Receipt, 1)
+				flights[key] = flight
 			}
 			mu.Unlock()
-			if ok && m.ID != "" {
+			if joins {
 				if r, ok := <-flight; ok {
 					flight <- r
 					r.Duplicate = true
 					return r, nil
 				}
+				return b.Publish(c, m)
 			}
 			<-time.After(1) // others join now
 			r, err := b.Publish(c, m)
+			if err == nil {
+				flight <- r
+			} else {
+				close(flight)
+			}
 			mu.Lock()
 			defer mu.Unlock()
-			if !ok && err == nil {
-				flights[key] <- r
-			} else if !ok {
-				close(flights[key])
-			}
 			delete(flights, key)
 			return r, err
 		}}

@@ -8,15 +8,20 @@ import (
 	"github.com/chathub-go/hub/broker"
 )
 
-// churn has others publish n messages in the lobby, which keeps fewer, while read is called again and
-// again, on the case's own goroutine, with the messages that were published before it.
+// churn has others publish n messages in the lobby, which keeps fewer, and calls read again and again
+// meanwhile, on the case's own goroutine.
 func (e *env) churn(b broker.Broker, n int, read func()) {
 	e.Helper()
 	const publishers = 2
+	published := make(chan struct{}, 1)
 	done := e.background(publishers, func(int) error {
 		for range n / publishers {
 			if _, err := b.Publish(e.ctx, text("lobby", "", "hello")); err != nil {
 				return err
+			}
+			select {
+			case published <- struct{}{}:
+			default:
 			}
 			e.pass(1) // so that others have their turn
 		}
@@ -28,9 +33,8 @@ func (e *env) churn(b broker.Broker, n int, read func()) {
 			e.noErrors(errs)
 			read()
 			return
-		default:
+		case <-published:
 			read()
-			e.pass(1)
 		}
 	}
 }

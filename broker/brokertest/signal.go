@@ -62,7 +62,7 @@ func signalWhole(e *env) {
 	sent := want
 	_, err := a.Signal(e.ctx, &sent)
 	require.NoError(e, err, "Signal")
-	got := *e.take(s, 1)[0].Signal
+	got := *e.signal(s)
 	require.True(e, want.Time.Equal(got.Time), "time of the signal: got %v, want %v", got.Time, want.Time)
 	got.Time = want.Time
 	require.Equal(e, want, got, "signal")
