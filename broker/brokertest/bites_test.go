@@ -49,6 +49,7 @@ func TestSuiteBites(t *testing.T) {
 			if b.fails == "" {
 				out, err := run(t, b.name, "")
 				require.NoError(t, err, "the suite with a broker that is right:\n%s", out)
+				require.NotContains(t, out, "#01", "two cases of one name")
 				return
 			}
 			group, name, _ := strings.Cut(b.fails, "/")

@@ -19,9 +19,6 @@ var orderCases = []testCase{
 	{"Rooms", orderRooms},
 	{"Times", orderTimes},
 	{"Exact", orderExact},
-	{"Rooms", orderRooms},
-	{"Times", orderTimes},
-	{"Exact", orderExact},
 }
 
 // What a publish returns, what subscriptions get and what the history has is one message at
