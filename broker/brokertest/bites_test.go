@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"os/exec"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -43,6 +44,11 @@ func TestSuiteBites(t *testing.T) {
 		out, err := cmd.CombinedOutput()
 		return string(out), err
 	}
+	caseName := regexp.MustCompile(`--- \w+: TestBroken/(\w+/\w+) `)
+	bitten := make(map[string]bool)
+	for _, b := range breakages {
+		bitten[b.fails] = true
+	}
 	for _, b := range breakages {
 		t.Run(b.name, func(t *testing.T) {
 			t.Parallel()
@@ -50,6 +56,9 @@ func TestSuiteBites(t *testing.T) {
 				out, err := run(t, b.name, "")
 				require.NoError(t, err, "the suite with a broker that is right:\n%s", out)
 				require.NotContains(t, out, "#01", "two cases of one name")
+				for _, c := range caseName.FindAllStringSubmatch(out, -1) {
+					require.Contains(t, bitten, c[1], "cases that catch something")
+				}
 				return
 			}
 			group, name, _ := strings.Cut(b.fails, "/")
@@ -145,6 +154,8 @@ type hooks struct {
 	members   func(list []broker.Member) []broker.Member
 	subHead   func(c broker.Cursor) broker.Cursor
 	takeErr   func(err error) error
+	takeMore  int                       // events beyond those that Take is asked for
+	subClose  func(broker.Subscription) // in place of Close
 }
 
 type hooked struct {
@@ -236,7 +247,7 @@ func (s hookedSubscription) Members() []broker.Member {
 }
 
 func (s hookedSubscription) Take(buf []broker.Event, n int) ([]broker.Event, error) {
-	got, err := s.Subscription.Take(nil, n)
+	got, err := s.Subscription.Take(nil, n+s.hooks.takeMore)
 	if s.hooks.take != nil {
 		got = s.hooks.take(got)
 	}
@@ -244,4 +255,12 @@ func (s hookedSubscription) Take(buf []broker.Event, n int) ([]broker.Event, err
 		err = s.hooks.takeErr(err)
 	}
 	return append(buf, got...), err
+}
+
+func (s hookedSubscription) Close() {
+	if s.hooks.subClose != nil {
+		s.hooks.subClose(s.Subscription)
+		return
+	}
+	s.Subscription.Close()
 }

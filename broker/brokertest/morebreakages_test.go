@@ -142,6 +142,15 @@ var moreBreakages = []breakage{
 		}}
 	}},
 
+	{name: "the answer of who closed is waited for", fails: "Signal/ClosedUnanswered", hooks: closedCounts},
+
+	// Pressure.
+	{name: "who closed is waited for", fails: "Pressure/Closed", hooks: closedCounts},
+	{name: "who closed holds the others", fails: "Pressure/Subscriptions", hooks: closedCounts},
+	{name: "lost when far behind", fails: "Pressure/Behind", hooks: onEvents(func(e broker.Event) bool {
+		return e.Message == nil || e.Message.Cursor.Seq != 10*16
+	})},
+
 	// Bounds.
 	{name: "another number of messages told", fails: "Bounds/Retention", wrap: func(m *broker.Memory) broker.Broker {
 		return told{Memory: m, messages: 1}
@@ -160,6 +169,7 @@ var moreBreakages = []breakage{
 	}},
 
 	// Life.
+	{name: "more than was asked for", fails: "Life/Ready", hooks: func() hooks { return hooks{takeMore: 1} }},
 	{name: "a cut publish forgets its id", fails: "Life/CutPublish", hooks: onPublish(func(c ctx, b seam, m *msg) (broker.Receipt, error) {
 		if c.Err() == nil && m.ID != "" {
 			select {
@@ -340,14 +350,8 @@ var diskBreakages = []breakage{
 	{name: "ids as long as kept", fails: "Kill/Once", disk: true, ended: forgetIDs(func(d *disk, k diskKey, rec diskReceipt) bool {
 		return rec.Cursor.Seq <= d.room(k.room).edge.Seq
 	})},
-	{name: "the window begins anew", fails: "Restart/Window", disk: true, ended: func(d *disk) {
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		for k, rec := range d.seen {
-			rec.at = time.Now()
-			d.seen[k] = rec
-		}
-	}},
+	{name: "the window begins anew", fails: "Restart/Window", disk: true, ended: windowAnew},
+	{name: "the window begins anew in a kill", fails: "Kill/Window", disk: true, killed: windowAnew},
 	{name: "what waits for someone is lost", fails: "Restart/Slow", disk: true, faults: func(d *disk) { d.lazy = true }},
 	{name: "what waits for someone is lost in a kill", fails: "Kill/Slow", disk: true, faults: func(d *disk) { d.lazy = true }},
 	{name: "acked while closing", fails: "Restart/Busy", disk: true, hooks: ackedWhileClosing},
@@ -368,6 +372,19 @@ var diskBreakages = []breakage{
 	})},
 	{name: "members outlive a restart", fails: "Restart/Presence", disk: true, faults: func(d *disk) { d.ghosts = true }},
 	{name: "members outlive a kill", fails: "Kill/Presence", disk: true, faults: func(d *disk) { d.immortal = true }},
+}
+
+// closedCounts does not close subscriptions.
+func closedCounts() hooks { return hooks{subClose: func(broker.Subscription) {}} }
+
+// windowAnew remembers each id as if it had been used just now.
+func windowAnew(d *disk) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for k, rec := range d.seen {
+		rec.at = time.Now()
+		d.seen[k] = rec
+	}
 }
 
 // ackedWhileClosing acks what is under way when Close comes, and keeps nothing of it.
