@@ -20,6 +20,9 @@
 //   - Bounded: whatever waits for a subscriber has a bound; at it Publish and Signal
 //     wait, before anything is kept, until their context ends.
 //
+// A context bounds the call that it is given to, not what the call has opened: a Subscription and a
+// Lease outlive theirs.
+//
 // All methods of [Broker], [Subscription] and [Lease] may be called concurrently, but
 // for [Subscription.Take], which belongs to one goroutine.
 package broker
@@ -177,7 +180,7 @@ type Message struct {
 	Key string
 
 	// Set by the broker.
-	Time   time.Time // when it was kept, by the broker's clock
+	Time   time.Time // when it was kept, by the broker's clock; within a room it grows as that does
 	Cursor Cursor    // its position
 	Prev   uint64    // the seq of the room's message before it; 0 for the first
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"os/exec"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -43,12 +44,21 @@ func TestSuiteBites(t *testing.T) {
 		out, err := cmd.CombinedOutput()
 		return string(out), err
 	}
+	caseName := regexp.MustCompile(`--- \w+: TestBroken/(\w+/\w+) `)
+	bitten := make(map[string]bool)
+	for _, b := range breakages {
+		bitten[b.fails] = true
+	}
 	for _, b := range breakages {
 		t.Run(b.name, func(t *testing.T) {
 			t.Parallel()
 			if b.fails == "" {
 				out, err := run(t, b.name, "")
 				require.NoError(t, err, "the suite with a broker that is right:\n%s", out)
+				require.NotContains(t, out, "#01", "two cases of one name")
+				for _, c := range caseName.FindAllStringSubmatch(out, -1) {
+					require.Contains(t, bitten, c[1], "cases that catch something")
+				}
 				return
 			}
 			group, name, _ := strings.Cut(b.fails, "/")
@@ -63,41 +73,72 @@ func TestSuiteBites(t *testing.T) {
 type breakage struct {
 	name  string
 	fails string // the case that has to fail; "" where nothing is broken
-	// What follows is optional.
-	limits  func(*brokertest.Limits)
-	hooks   func() hooks
-	restart func(t *testing.T, old hooked) broker.Broker
+	// What follows is optional. The broker is the in-memory one, or else one on a disk.
+	limits func(*brokertest.Limits)
+	hooks  func() hooks
+	wrap   func(*broker.Memory) broker.Broker
+	disk   bool
+	faults func(*disk) // of the disk, from the beginning on
+	ended  func(*disk) // of the disk, when Restart or Kill has ended a broker
+	killed func(*disk) // when Kill has
 }
 
 func (b breakage) harness() brokertest.Harness {
-	wrap := func(m broker.Broker) broker.Broker {
-		h := hooked{Broker: m}
-		if b.hooks != nil {
-			h.hooks = b.hooks()
-		}
-		return h
+	if b.limits == nil {
+		b.limits = func(*brokertest.Limits) {}
 	}
-	h := brokertest.Harness{Bubble: true}
+	if b.hooks == nil {
+		b.hooks = func() hooks { return hooks{} }
+	}
+	if b.disk {
+		return b.diskHarness()
+	}
+	return brokertest.Harness{Bubble: true, Open: func(t *testing.T, l brokertest.Limits) broker.Broker {
+		b.limits(&l)
+		m := openMemory(t, l)
+		if b.wrap != nil {
+			return b.wrap(m.(*broker.Memory))
+		}
+		return hooked{m, b.hooks()}
+	}}
+}
+
+// diskHarness is the harness of the disk, with all that b breaks.
+func (b breakage) diskHarness() brokertest.Harness {
+	broken := func(inner broker.Broker) broker.Broker { return hooked{inner, b.hooks()} }
+	reopen := func(h func(*testing.T, broker.Broker) broker.Broker, then ...func(*disk)) func(*testing.T, broker.Broker) broker.Broker {
+		return func(t *testing.T, outer broker.Broker) broker.Broker {
+			inner := h(t, outer.(hooked).Broker)
+			for _, f := range then {
+				if f != nil {
+					f(inner.(*diskBroker).d)
+				}
+			}
+			return broken(inner)
+		}
+	}
+	h := diskHarness()
+	inner := h
+	h.Bubble = true
 	h.Open = func(t *testing.T, l brokertest.Limits) broker.Broker {
-		if b.limits != nil {
-			b.limits(&l)
+		b.limits(&l)
+		d := newDisk(l)
+		if b.faults != nil {
+			b.faults(d)
 		}
-		return wrap(openMemory(t, l))
+		return broken(&diskBroker{d: d})
 	}
-	h.Peer = func(t *testing.T, b broker.Broker) broker.Broker { return peer{b} }
-	h.Restart = func(t *testing.T, old broker.Broker) broker.Broker {
-		if b.restart != nil {
-			return wrap(b.restart(t, old.(hooked)))
-		}
-		return wrap(old.(hooked).Broker) // memory that survives
+	h.Peer = reopen(inner.Peer)
+	h.Restart = func(t *testing.T, outer broker.Broker) broker.Broker {
+		_ = outer.Close()
+		return reopen(inner.Restart, b.ended)(t, outer)
+	}
+	h.Kill = reopen(inner.Kill, b.ended, b.killed)
+	h.LoseTail = func(t *testing.T, outer broker.Broker, room string, n int) broker.Broker {
+		return broken(inner.LoseTail(t, outer.(hooked).Broker, room, n))
 	}
 	return h
 }
-
-// A peer is another handle of a broker; to close it does not close that.
-type peer struct{ broker.Broker }
-
-func (peer) Close() error { return nil }
 
 // hooks change what a broker does. A nil one changes nothing.
 type hooks struct {
@@ -107,12 +148,14 @@ type hooks struct {
 	since     func(ctx context.Context, b broker.Broker, room string, after broker.Cursor, limit int) (broker.Page, error)
 	before    func(ctx context.Context, b broker.Broker, room string, before uint64, limit int) (broker.Page, error)
 	head      func(ctx context.Context, b broker.Broker, room string) (broker.Cursor, error)
-	lease     func(l broker.Lease) broker.Lease
+	lease     func(ctx context.Context, l broker.Lease) broker.Lease
 	close     func(b broker.Broker) error
 	take      func(events []broker.Event) []broker.Event
 	members   func(list []broker.Member) []broker.Member
 	subHead   func(c broker.Cursor) broker.Cursor
 	takeErr   func(err error) error
+	takeMore  int                       // events beyond those that Take is asked for
+	subClose  func(broker.Subscription) // in place of Close
 }
 
 type hooked struct {
@@ -172,7 +215,7 @@ func (h hooked) Head(ctx context.Context, room string) (broker.Cursor, error) {
 func (h hooked) Lease(ctx context.Context, node string) (broker.Lease, error) {
 	l, err := h.Broker.Lease(ctx, node)
 	if err == nil && h.lease != nil {
-		l = h.lease(l)
+		l = h.lease(ctx, l)
 	}
 	return l, err
 }
@@ -204,7 +247,7 @@ func (s hookedSubscription) Members() []broker.Member {
 }
 
 func (s hookedSubscription) Take(buf []broker.Event, n int) ([]broker.Event, error) {
-	got, err := s.Subscription.Take(nil, n)
+	got, err := s.Subscription.Take(nil, n+s.hooks.takeMore)
 	if s.hooks.take != nil {
 		got = s.hooks.take(got)
 	}
@@ -212,4 +255,12 @@ func (s hookedSubscription) Take(buf []broker.Event, n int) ([]broker.Event, err
 		err = s.hooks.takeErr(err)
 	}
 	return append(buf, got...), err
+}
+
+func (s hookedSubscription) Close() {
+	if s.hooks.subClose != nil {
+		s.hooks.subClose(s.Subscription)
+		return
+	}
+	s.Subscription.Close()
 }

@@ -37,10 +37,15 @@ func (e *env) pair(l Limits) (a, b broker.Broker) {
 	if e.Peer == nil {
 		return a, a
 	}
-	b = e.Peer(e.T, a)
-	require.NotNil(e, b, "Peer")
+	return a, e.reopened(e.Peer(e.T, a))
+}
+
+// reopened returns b, which the harness has given in place of a broker or beside it.
+func (e *env) reopened(b broker.Broker) broker.Broker {
+	e.Helper()
+	require.NotNil(e, b, "the harness's broker")
 	e.Cleanup(func() { _ = b.Close() })
-	return a, b
+	return b
 }
 
 // pass lets time pass.
@@ -171,6 +176,15 @@ func (e *env) messages(s broker.Subscription, n int) []*broker.Message {
 	return list
 }
 
+// signal waits for an event that is a signal.
+func (e *env) signal(s broker.Subscription) *broker.Signal {
+	e.Helper()
+	ev := e.take(s, 1)[0]
+	require.Equal(e, broker.EventSignal, ev.Type, "type of an event")
+	require.NotNil(e, ev.Signal, "signal of an event")
+	return ev.Signal
+}
+
 // quiet checks that nothing waits for s, by a message that has to come next.
 func (e *env) quiet(b broker.Broker, s broker.Subscription, room string) {
 	e.Helper()
@@ -201,6 +215,11 @@ func (e *env) chain(after broker.Cursor, list []*broker.Message) {
 	}
 }
 
+// show is a cursor that can be read.
+func show(c broker.Cursor) string {
+	return fmt.Sprintf("seq %d, tag %x, epoch %q", c.Seq, c.Tag, c.Epoch)
+}
+
 // positions returns where the messages are, to compare lists of them.
 func positions(list []*broker.Message) []broker.Cursor {
 	c := make([]broker.Cursor, len(list))
@@ -227,6 +246,17 @@ func together(n int, f func(i int) error) []error {
 	}
 	wg.Wait()
 	return errs
+}
+
+// background is together on another goroutine, for which the case waits in the end, also where it fails.
+func (e *env) background(n int, f func(i int) error) <-chan []error {
+	done, ended := make(chan []error, 1), make(chan struct{})
+	go func() {
+		defer close(ended)
+		done <- together(n, f)
+	}()
+	e.Cleanup(func() { <-ended }) // a bubble's time stands still once its case has returned
+	return done
 }
 
 func (e *env) noErrors(errs []error) {

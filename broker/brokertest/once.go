@@ -1,6 +1,7 @@
 package brokertest
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -10,13 +11,15 @@ import (
 )
 
 var onceCases = []testCase{
-	{"Once/Retry", onceRetry},
-	{"Once/Scope", onceScope},
-	{"Once/Payload", oncePayload},
-	{"Once/NoID", onceNoID},
-	{"Once/Concurrent", onceConcurrent},
-	{"Once/Trimmed", onceTrimmed},
-	{"Once/Window", onceWindow},
+	{"Retry", onceRetry},
+	{"Scope", onceScope},
+	{"Payload", oncePayload},
+	{"NoID", onceNoID},
+	{"Concurrent", onceConcurrent},
+	{"Race", onceRace},
+	{"Trimmed", onceTrimmed},
+	{"Aged", onceAged},
+	{"Window", onceWindow},
 }
 
 // repeat publishes m again and checks that it gets the first receipt.
@@ -174,4 +177,54 @@ func onceWindow(e *env) {
 	}
 	m.Data = []byte("another payload")
 	require.False(e, e.publish(b, m).Duplicate, "receipt of another payload after the window is of a duplicate")
+}
+
+// Of many that publish different payloads under one id at once, one payload is kept.
+func onceRace(e *env) {
+	a, b := e.pair(Limits{})
+	s := e.subscribe(b, "lobby")
+	const rounds, publishers = 10, 9
+	for round := range rounds {
+		receipts, refused := make([]broker.Receipt, publishers), make([]bool, publishers)
+		payload := func(i int) string { return fmt.Sprint("payload ", i%3) }
+		e.noErrors(together(publishers, func(i int) (err error) {
+			to := []broker.Broker{a, b}[i%2]
+			receipts[i], err = to.Publish(e.ctx, text("lobby", fmt.Sprint(round), payload(i)))
+			if errors.Is(err, broker.ErrIDReused) {
+				refused[i], err = true, nil
+			}
+			return err
+		}))
+		won := e.messages(s, 1)[0]
+		firsts := 0
+		for i, r := range receipts {
+			require.Equal(e, payload(i) != string(won.Data), refused[i], "publisher %d of %q was refused, kept is %q", i, payload(i), won.Data)
+			if refused[i] {
+				continue
+			}
+			require.Equal(e, won.Cursor, r.Cursor, "cursor of publisher %d", i)
+			if !r.Duplicate {
+				firsts++
+			}
+		}
+		require.Equal(e, 1, firsts, "receipts that are not of a duplicate")
+	}
+	e.quiet(b, s, "lobby")
+}
+
+// Nor does a message's age matter.
+func onceAged(e *env) {
+	age := 2 * e.Second
+	if e.Bubble {
+		age = time.Minute
+	}
+	b := e.open(Limits{Age: age, DedupWindow: 100 * age})
+	m := text("lobby", "id", "hello")
+	first := e.publish(b, m)
+	e.pass(age + e.Second)
+	if !e.Coarse {
+		require.Empty(e, e.kept(b, "lobby"), "messages past their age")
+	}
+	e.repeat(b, m, first)
+	e.recovered(b, "lobby", first.Cursor, nil)
 }

@@ -11,11 +11,14 @@ import (
 )
 
 var orderCases = []testCase{
-	{"Order/Positions", orderPositions},
-	{"Order/CallersMessage", orderCallersMessage},
-	{"Order/Publishers", orderPublishers},
-	{"Order/SubscribeMidway", orderSubscribeMidway},
-	{"Order/RoomsApart", orderRoomsApart},
+	{"Positions", orderPositions},
+	{"CallersMessage", orderCallersMessage},
+	{"Publishers", orderPublishers},
+	{"SubscribeMidway", orderSubscribeMidway},
+	{"RoomsApart", orderRoomsApart},
+	{"Rooms", orderRooms},
+	{"Times", orderTimes},
+	{"Exact", orderExact},
 }
 
 // What a publish returns, what subscriptions get and what the history has is one message at
@@ -176,4 +179,61 @@ func orderRoomsApart(e *env) {
 	e.messages(first, 3)
 	require.Len(e, e.kept(b, "first"), 3, "messages of the first room")
 	require.Len(e, e.kept(b, "second"), 1, "messages of the second room")
+}
+
+// Many rooms are as many orders.
+func orderRooms(e *env) {
+	const rooms, publishers = 64, 4
+	a, b := e.pair(Limits{})
+	names := make([]string, rooms)
+	subs := make([]broker.Subscription, rooms)
+	epochs := make(map[string]string)
+	for i := range rooms {
+		names[i] = fmt.Sprint("room-", i)
+		subs[i] = e.subscribe(b, names[i])
+		epoch := subs[i].Head().Epoch
+		require.Empty(e, epochs[epoch], "another room with the epoch of %s", names[i])
+		epochs[epoch] = names[i]
+	}
+	e.noErrors(together(publishers, func(p int) error {
+		to := []broker.Broker{a, b}[p%2]
+		for i := range rooms {
+			name := names[(i+p*rooms/publishers)%rooms]
+			m := text(name, "the same in all rooms", "in "+name)
+			m.From.User = fmt.Sprint("user-", p)
+			if r, err := to.Publish(e.ctx, m); err != nil || r.Duplicate {
+				return fmt.Errorf("publish in %s: %v, duplicate %v", name, err, r.Duplicate)
+			}
+		}
+		return nil
+	}))
+	for i, s := range subs {
+		list := e.messages(s, publishers)
+		e.chain(s.Head(), list)
+		for _, m := range list {
+			require.Equal(e, names[i], m.Room, "room of an event")
+			require.Equal(e, "in "+names[i], string(m.Data), "data of an event of %s", names[i])
+		}
+		e.recovered(a, names[i], s.Head(), positions(list))
+	}
+}
+
+// In a room's order times do not go back, as long as the clock does not.
+func orderTimes(e *env) {
+	const publishers, each = 4, 20
+	b := e.open(Limits{})
+	e.noErrors(together(publishers, func(int) error {
+		for range each {
+			if _, err := b.Publish(e.ctx, text("lobby", "", "hello")); err != nil {
+				return err
+			}
+			e.pass(1)
+		}
+		return nil
+	}))
+	list := e.kept(b, "lobby")
+	require.Len(e, list, publishers*each, "messages kept")
+	for i, m := range list[1:] {
+		require.False(e, m.Time.Before(list[i].Time), "time of message %d: got %v, want at least %v", i+1, m.Time, list[i].Time)
+	}
 }

@@ -11,11 +11,13 @@ import (
 )
 
 var presenceCases = []testCase{
-	{"Presence/Nodes", presenceNodes},
-	{"Presence/Snapshot", presenceSnapshot},
-	{"Presence/JoinThenLeave", presenceJoinThenLeave},
-	{"Presence/LeaseClose", presenceLeaseClose},
-	{"Presence/NoHistory", presenceNoHistory},
+	{"Nodes", presenceNodes},
+	{"Snapshot", presenceSnapshot},
+	{"JoinThenLeave", presenceJoinThenLeave},
+	{"LeaseClose", presenceLeaseClose},
+	{"NoHistory", presenceNoHistory},
+	{"PeerClose", presencePeerClose},
+	{"Killed", presenceKilled},
 }
 
 // A fold is who is there by a subscription's snapshot and its events.
@@ -209,4 +211,50 @@ func presenceNoHistory(e *env) {
 	require.NoError(e, l.Update(e.ctx, "lobby", nil, []broker.Member{member("1", "u", "n")}), "Update")
 	require.Equal(e, head, e.head(b, "lobby"), "head")
 	e.recovered(b, "lobby", head, nil)
+}
+
+// until folds events until those are there who are expected. The case's deadline ends it.
+func (f fold) until(e *env, s broker.Subscription, want ...broker.Member) {
+	e.Helper()
+	for !slices.Equal(want, f.list()) {
+		got, err := takeN(e.ctx, s, 1)
+		require.NoError(e, err, "Take: members are %v, want %v", f.list(), want)
+		f.add(got[0])
+	}
+}
+
+// gone checks that the members of a process are gone once end has ended it, and nobody else is.
+func (e *env) gone(end func(b broker.Broker)) {
+	e.Helper()
+	if e.Peer == nil {
+		e.Skip("one process")
+	}
+	a, b := e.pair(Limits{})
+	keep, goes := member("1", "alice", "Alice"), member("2", "bob", "Bob")
+	s, other := e.subscribe(a, "lobby"), e.subscribe(a, "other")
+	who, there := newFold(s), newFold(other)
+	require.NoError(e, e.lease(a, "node-a").Update(e.ctx, "lobby", []broker.Member{keep}, nil), "Update")
+	l := e.lease(b, "node-b")
+	require.NoError(e, l.Update(e.ctx, "lobby", []broker.Member{goes}, nil), "Update")
+	require.NoError(e, l.Update(e.ctx, "other", []broker.Member{goes}, nil), "Update")
+	who.until(e, s, keep, goes)
+	there.until(e, other, goes)
+	end(b)
+	who.until(e, s, keep)
+	there.until(e, other)
+	require.Equal(e, []broker.Member{keep}, newFold(e.subscribe(a, "lobby")).list(), "members of a new subscription")
+	require.Empty(e, e.subscribe(a, "other").Members(), "members of a new subscription")
+}
+
+// A broker that closes takes its members along, and nobody else's.
+func presencePeerClose(e *env) {
+	e.gone(func(b broker.Broker) { require.NoError(e, b.Close(), "Close of one of two") })
+}
+
+// So does a process that ended without a word, once its lease has run out.
+func presenceKilled(e *env) {
+	if e.Kill == nil {
+		e.Skip("can't be killed")
+	}
+	e.gone(func(b broker.Broker) { e.reopened(e.Kill(e.T, b)) })
 }

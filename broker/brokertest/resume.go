@@ -9,24 +9,29 @@ import (
 )
 
 var resumeCases = []testCase{
-	{"Resume/Silent", resumeSilent},
-	{"Resume/Everywhere", resumeEverywhere},
-	{"Resume/ForwardPages", resumeForwardPages},
-	{"Resume/BackwardPages", resumeBackwardPages},
-	{"Resume/Trimmed", resumeTrimmed},
-	{"Resume/Edge", resumeEdge},
-	{"Resume/Aged", resumeAged},
-	{"Resume/Foreign", resumeForeign},
-	{"Resume/Tag", resumeTag},
-	{"Resume/NoTag", resumeNoTag},
+	{"Silent", resumeSilent},
+	{"Everywhere", resumeEverywhere},
+	{"ForwardPages", resumeForwardPages},
+	{"BackwardPages", resumeBackwardPages},
+	{"Trimmed", resumeTrimmed},
+	{"Edge", resumeEdge},
+	{"Aged", resumeAged},
+	{"Foreign", resumeForeign},
+	{"Tag", resumeTag},
+	{"NoTag", resumeNoTag},
+	{"Trimming", resumeTrimming},
+	{"BackwardTrimming", resumeBackwardTrimming},
+	{"LostTail", resumeLostTail},
+	{"LostTailTrimmed", resumeLostTailTrimmed},
+	{"LostTailAged", resumeLostTailAged},
 }
 
 // recovered checks that after continues without a hole, with want.
 func (e *env) recovered(b broker.Broker, room string, after broker.Cursor, want []broker.Cursor) {
 	e.Helper()
 	p := e.since(b, room, after, 1000)
-	require.Equal(e, broker.Recovered.String(), p.Verdict.String(), "verdict on %v", after)
-	require.Equal(e, append([]broker.Cursor{}, want...), positions(p.Messages), "messages after %v", after)
+	require.Equal(e, broker.Recovered.String(), p.Verdict.String(), "verdict on %v", show(after))
+	require.Equal(e, append([]broker.Cursor{}, want...), positions(p.Messages), "messages after %v", show(after))
 	require.Equal(e, e.head(b, room), p.Head, "head of the page")
 	require.False(e, p.More, "more after the page")
 	if after != (broker.Cursor{}) {
@@ -44,7 +49,7 @@ func (e *env) recovered(b broker.Broker, room string, after broker.Cursor, want 
 func (e *env) reset(b broker.Broker, room string, after broker.Cursor) {
 	e.Helper()
 	p := e.since(b, room, after, 1000)
-	require.Equal(e, broker.Reset.String(), p.Verdict.String(), "verdict on %v", after)
+	require.Equal(e, broker.Reset.String(), p.Verdict.String(), "verdict on %v", show(after))
 	require.Empty(e, p.Messages, "messages of a reset page")
 	require.False(e, p.More, "more after a reset page")
 	require.Equal(e, e.head(b, room), p.Head, "head of a reset page")
@@ -66,7 +71,7 @@ func (e *env) told(b broker.Broker, room string, after broker.Cursor, all []brok
 		e.recovered(b, room, after, want)
 		return p.Verdict
 	}
-	require.Equal(e, broker.Gap.String(), p.Verdict.String(), "verdict on %v", after)
+	require.Equal(e, broker.Gap.String(), p.Verdict.String(), "verdict on %v", show(after))
 	require.Less(e, len(p.Messages), len(want), "messages after a gap")
 	lost, want = want[:len(want)-len(p.Messages)], want[len(want)-len(p.Messages):]
 	require.Equal(e, append([]broker.Cursor{}, want...), positions(p.Messages), "messages after a gap")
@@ -188,7 +193,7 @@ func resumeTrimmed(e *env) {
 	for i, c := range append([]broker.Cursor{head, {}}, all...) {
 		v := e.told(b, "lobby", c, all)
 		if !e.Coarse && i < 8 { // head, zero, and the first six of seven that are gone
-			require.Equal(e, broker.Gap.String(), v.String(), "verdict on %v", c)
+			require.Equal(e, broker.Gap.String(), v.String(), "verdict on %v", show(c))
 		}
 	}
 	if e.Coarse {
@@ -245,6 +250,7 @@ func resumeAged(e *env) {
 	}
 	require.Equal(e, all[2], e.head(b, "lobby"), "head after all have gone")
 	e.recovered(b, "lobby", all[2], nil)
+	e.reset(b, "lobby", broker.Cursor{Epoch: all[2].Epoch, Seq: all[2].Seq, Tag: all[2].Tag ^ 1<<63})
 	require.Equal(e, all[2], e.subscribe(b, "lobby").Head(), "head of a subscription")
 
 	r := e.publish(b, text("lobby", "", "hello"))

@@ -2,6 +2,7 @@ package brokertest
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -10,12 +11,14 @@ import (
 )
 
 var signalCases = []testCase{
-	{"Signal/Order", signalOrder},
-	{"Signal/Whole", signalWhole},
-	{"Signal/Reached", signalReached},
-	{"Signal/Nobody", signalNobody},
-	{"Signal/ClosedUnanswered", signalClosedUnanswered},
-	{"Signal/Unanswered", signalUnanswered},
+	{"Order", signalOrder},
+	{"Whole", signalWhole},
+	{"Exact", signalExact},
+	{"Concurrent", signalConcurrent},
+	{"Reached", signalReached},
+	{"Nobody", signalNobody},
+	{"ClosedUnanswered", signalClosedUnanswered},
+	{"Unanswered", signalUnanswered},
 }
 
 // Signals come after the messages that were there before them, and leave no trace.
@@ -59,7 +62,7 @@ func signalWhole(e *env) {
 	sent := want
 	_, err := a.Signal(e.ctx, &sent)
 	require.NoError(e, err, "Signal")
-	got := *e.take(s, 1)[0].Signal
+	got := *e.signal(s)
 	require.True(e, want.Time.Equal(got.Time), "time of the signal: got %v, want %v", got.Time, want.Time)
 	got.Time = want.Time
 	require.Equal(e, want, got, "signal")
@@ -154,4 +157,41 @@ func signalUnanswered(e *env) {
 	}))
 	require.NoError(e, answer(e.ctx, silent, 1), "late answer")
 	e.quiet(b, silent, "lobby")
+}
+
+// Signals of several senders, among messages, all arrive everywhere, each sender's in order.
+func signalConcurrent(e *env) {
+	const senders, each = 4, 25
+	a, b := e.pair(Limits{})
+	subs := []broker.Subscription{e.subscribe(a, "lobby"), e.subscribe(b, "lobby")}
+	e.noErrors(together(senders, func(i int) error {
+		to := []broker.Broker{a, b}[i%2]
+		for n := range each {
+			from := broker.Member{User: fmt.Sprint("user-", i)}
+			if _, err := to.Signal(e.ctx, &broker.Signal{Room: "lobby", ID: fmt.Sprint(n), From: from}); err != nil {
+				return err
+			}
+			if n%5 == 0 {
+				if _, err := to.Publish(e.ctx, text("lobby", "", "hello")); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	}))
+	for i, s := range subs {
+		next := make(map[string]int)
+		for range senders * (each + each/5) {
+			if ev := e.take(s, 1)[0]; ev.Type == broker.EventSignal {
+				user := ev.Signal.From.User
+				require.Equal(e, fmt.Sprint(next[user]), ev.Signal.ID, "next signal of %s by subscription %d", user, i)
+				next[user]++
+			}
+		}
+		require.Len(e, next, senders, "senders by subscription %d", i)
+		for user, n := range next {
+			require.Equal(e, each, n, "signals of %s by subscription %d", user, i)
+		}
+	}
+	require.Len(e, e.kept(a, "lobby"), senders*each/5, "messages kept")
 }
