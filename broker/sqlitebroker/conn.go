@@ -4,16 +4,18 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
 
 	"modernc.org/sqlite"
 )
 
 // SQLite's result codes that are told apart.
 const (
-	codeError  = 1
-	codeBusy   = 5
-	codeFull   = 13
-	codeNotADB = 26
+	codeError   = 1
+	codeBusy    = 5
+	codeCorrupt = 11
+	codeFull    = 13
+	codeNotADB  = 26
 )
 
 // code is SQLite's primary result code; 0 where err is not of SQLite.
@@ -74,4 +76,17 @@ func (c *conn) close() error {
 		err = errors.Join(err, c.Conn.Close())
 	}
 	return errors.Join(err, c.db.Close())
+}
+
+// check looks for damage of the file's structure, which takes as long as to read all of it.
+func (c *conn) check(ctx context.Context) error {
+	var found string
+	err := c.QueryRowContext(ctx, "PRAGMA quick_check(1)").Scan(&found)
+	if err == nil && found != "ok" {
+		err = errors.New(found)
+	}
+	if err != nil && ctx.Err() == nil {
+		return fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	return nil
 }

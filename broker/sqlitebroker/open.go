@@ -34,6 +34,9 @@ func Open(ctx context.Context, path string, opts ...Option) (*Broker, error) {
 		opt(&o)
 	}
 	b, err := open(ctx, path, o, migrations)
+	if code(err) == codeCorrupt && !errors.Is(err, ErrDamaged) {
+		err = fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("hub: sqlitebroker: open %q: %w", path, err)
 	}
@@ -177,19 +180,27 @@ func (w *writer) begin(ctx context.Context) error {
 			return err
 		}
 	}
+	if b.o.check {
+		w.damaged = w.conn.check(ctx)
+	}
 	if err := w.prepare(ctx); err != nil {
 		return err
 	}
 	if err := w.conn.QueryRowContext(ctx, "SELECT value FROM meta WHERE name = 'id'").Scan(&b.id); err != nil {
 		return fmt.Errorf("its id: %w", err)
 	}
-	if err := w.wind(ctx); err != nil {
-		return err
+	for _, load := range []func(context.Context) error{w.wind, w.loadRooms, w.loadIDs, w.loadRetention} {
+		if err := load(ctx); err != nil {
+			if w.note(err); w.damaged == nil {
+				return err
+			} // what is left to be read is served
+		}
 	}
-	if err := w.loadIDs(ctx); err != nil {
-		return err
-	}
-	return w.loadRetention(ctx)
+	return nil
+}
+
+func (w *writer) loadRooms(ctx context.Context) error {
+	return w.conn.QueryRowContext(ctx, "SELECT ifnull(max(id), 0) + 1 FROM rooms").Scan(&w.nextRoom)
 }
 
 // wind deals with a clock that is behind that of the file.
@@ -243,7 +254,7 @@ func (w *writer) loadIDs(ctx context.Context) error {
 			return err
 		}
 		if len(key) != len(digest{}) || len(payload) != len(digest{}) {
-			return fmt.Errorf("row %d of ids is damaged", rec.n)
+			return damaged("row %d of ids", rec.n)
 		}
 		rec.payload, rec.seq, rec.tag = digest(payload), uint64(seq), uint64(tag)
 		d.add(digest(key), rec)
@@ -287,12 +298,13 @@ const (
 // once it was published.
 var migrations = []string{`
 	CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
-	-- The last message that is not kept any more, and the sum of sizes up to it.
+	-- The last message that is not kept any more, the sum of sizes up to it, and a checksum of the row.
 	CREATE TABLE rooms (
 		id INTEGER PRIMARY KEY, name BLOB NOT NULL UNIQUE,
-		edge_seq INTEGER NOT NULL, edge_tag INTEGER NOT NULL, edge_total INTEGER NOT NULL
+		edge_seq INTEGER NOT NULL, edge_tag INTEGER NOT NULL, edge_total INTEGER NOT NULL,
+		sum INTEGER NOT NULL
 	);
-	-- A room's seqs have no holes. at is when by the broker's clock, total the sum of the room's sizes up to here.
+	-- A room's seqs have no holes. tag is a checksum of the row, at is when by the broker's clock, total the sum of the room's sizes up to here.
 	CREATE TABLE messages (
 		room INTEGER NOT NULL, seq INTEGER NOT NULL, tag INTEGER NOT NULL, at INTEGER NOT NULL, total INTEGER NOT NULL,
 		time INTEGER NOT NULL, kind INTEGER NOT NULL,

@@ -28,6 +28,7 @@ type options struct {
 	dedupKeys     int
 	waitingEvents int
 	waitingBytes  int
+	check         bool
 
 	sweepEvery time.Duration // tests change it
 	maxPages   int           // of the file; 0: no bound. Tests change it
@@ -42,6 +43,7 @@ func defaults() options {
 		dedupKeys:     defaultDedupKeys,
 		waitingEvents: defaultWaitingEvents,
 		waitingBytes:  defaultWaitingBytes,
+		check:         true,
 		sweepEvery:    time.Second,
 	}
 }
@@ -107,4 +109,10 @@ func WithDedup(window time.Duration, keys int) Option {
 func WithWaiting(events, bytes int) Option {
 	events, bytes = positive("waiting events", events), positive("waiting bytes", bytes)
 	return func(o *options) { o.waitingEvents, o.waitingBytes = events, bytes }
+}
+
+// WithCheck says whether Open looks for damage in all of the file; the default is true. It reads the file from
+// beginning to end, about 1 s for each CHECKSPEED; without it, damage is found when what is damaged is used.
+func WithCheck(check bool) Option {
+	return func(o *options) { o.check = check }
 }

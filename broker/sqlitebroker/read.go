@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"math"
 	"sort"
-	"time"
 
 	"github.com/chathub-go/hub/broker"
 )
@@ -26,18 +25,16 @@ type reader struct {
 	end     *sql.Stmt
 }
 
-const columns = "seq, tag, time, kind, id, client, user, name, key, data FROM messages WHERE room = ? AND seq "
-
 func (r *reader) open(ctx context.Context) error {
 	if err := r.conn.open(ctx, r.b.path, "PRAGMA busy_timeout = 10000", "PRAGMA query_only = ON"); err != nil {
 		return err
 	}
 	return r.conn.prepare(ctx, map[**sql.Stmt]string{
-		&r.room:    "SELECT id, edge_seq, edge_tag, edge_total FROM rooms WHERE name = ?",
-		&r.head:    "SELECT seq, tag, total, at FROM messages WHERE room = ? ORDER BY seq DESC LIMIT 1",
+		&r.room:    "SELECT id, edge_seq, edge_tag, edge_total, sum FROM rooms WHERE name = ?",
+		&r.head:    "SELECT " + columns + " FROM messages WHERE room = ? ORDER BY seq DESC LIMIT 1",
 		&r.at:      "SELECT seq, tag, total, at FROM messages WHERE room = ? AND seq = ?",
-		&r.forward: "SELECT " + columns + "> ? ORDER BY seq LIMIT ?",
-		&r.back:    "SELECT " + columns + "BETWEEN ? AND ? ORDER BY seq",
+		&r.forward: "SELECT " + columns + " FROM messages WHERE room = ? AND seq > ? ORDER BY seq LIMIT ?",
+		&r.back:    "SELECT " + columns + " FROM messages WHERE room = ? AND seq BETWEEN ? AND ? ORDER BY seq",
 		&r.begin:   "BEGIN",
 		&r.end:     "ROLLBACK",
 	})
@@ -96,18 +93,16 @@ func (h *history) read(f func(*history) error) (err error) {
 	return f(h)
 }
 
-func (h *history) load() error {
-	var tag int64
-	err := h.r.room.QueryRow([]byte(h.room)).Scan(&h.id, &h.edge.seq, &tag, &h.edge.total)
+func (h *history) load() (err error) {
+	h.id, h.edge, err = h.r.b.scanRoom(h.r.room.QueryRow([]byte(h.room)), h.room)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil // never had a message
 	}
 	if err != nil {
 		return err
 	}
-	h.edge.tag = uint64(tag)
 	h.first = h.edge.seq
-	h.head, err = scanPosition(h.r.head.QueryRow(h.id))
+	_, h.head, err = h.r.b.scanMessage(h.r.head.QueryRow(h.id), h.room, h.epoch)
 	if errors.Is(err, sql.ErrNoRows) {
 		h.head, err = h.edge, nil
 	}
@@ -163,7 +158,7 @@ func (h *history) position(seq int64) (position, error) {
 	}
 	p, err := scanPosition(h.r.at.QueryRow(h.id, seq))
 	if errors.Is(err, sql.ErrNoRows) {
-		err = fmt.Errorf("the file is damaged: no message %d", seq)
+		err = damaged("no message %d", seq)
 	}
 	return p, err
 }
@@ -282,7 +277,7 @@ func (h *history) before(before uint64, limit int) (broker.Page, error) {
 	}
 	last, err := h.check(first, p.Messages)
 	if err == nil && last.Cursor.Seq != uint64(end) {
-		err = fmt.Errorf("the file is damaged: no message %d", end)
+		err = damaged("no message %d", end)
 	}
 	if err != nil {
 		return p, err
@@ -295,11 +290,11 @@ func (h *history) before(before uint64, limit int) (broker.Page, error) {
 func (h *history) check(seq int64, list []*broker.Message) (*broker.Message, error) {
 	for i, m := range list {
 		if m.Cursor.Seq != uint64(seq)+uint64(i) {
-			return nil, fmt.Errorf("the file is damaged: no message %d", seq+int64(i))
+			return nil, damaged("no message %d", seq+int64(i))
 		}
 	}
 	if len(list) == 0 {
-		return nil, fmt.Errorf("the file is damaged: no message %d", seq)
+		return nil, damaged("no message %d", seq)
 	}
 	return list[len(list)-1], nil
 }
@@ -313,17 +308,10 @@ func (h *history) messages(s *sql.Stmt, a, b int64) ([]*broker.Message, error) {
 	defer rows.Close()
 	list := make([]*broker.Message, 0, min(b, h.head.seq-h.first, math.MaxInt16))
 	for rows.Next() {
-		m := &broker.Message{Room: h.room}
-		var seq, tag, at int64
-		var id, client, user, name, key sql.RawBytes
-		if err := rows.Scan(&seq, &tag, &at, &m.Kind, &id, &client, &user, &name, &key, &m.Data); err != nil {
+		m, _, err := h.r.b.scanMessage(rows, h.room, h.epoch)
+		if err != nil {
 			return nil, err
 		}
-		m.ID, m.Key = string(id), string(key)
-		m.From = broker.Member{Client: string(client), User: string(user), Name: string(name)}
-		m.Time = time.Unix(0, at).UTC()
-		m.Cursor = broker.Cursor{Epoch: h.epoch, Seq: uint64(seq), Tag: uint64(tag)}
-		m.Prev = uint64(seq) - 1
 		list = append(list, m)
 	}
 	return list, rows.Err()

@@ -17,6 +17,10 @@ var (
 	// ErrNewer means that a newer version of this package made the file.
 	ErrNewer = errors.New("hub: sqlitebroker: the file is of a newer version")
 
+	// ErrDamaged means that something in the file is not as it was written. A Broker that met it takes no more
+	// publishes until the file was mended and is opened again; it serves what can be read.
+	ErrDamaged = errors.New("hub: sqlitebroker: the file is damaged")
+
 	// ErrForeign means that the file is no database of this package.
 	ErrForeign = errors.New("hub: sqlitebroker: not a file of this broker")
 )

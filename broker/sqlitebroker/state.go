@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"time"
 
 	"github.com/chathub-go/hub/broker"
@@ -41,22 +40,23 @@ func (w *writer) state(name string) (*state, error) {
 		return e.Value.(*state), nil
 	}
 	s := &state{name: name, epoch: w.b.epoch(name)}
-	var tag int64
-	err := w.load.room.QueryRow([]byte(name)).Scan(&s.id, &s.edge.seq, &tag, &s.edge.total)
-	s.edge.tag = uint64(tag)
-	if err == nil {
-		s.head, err = scanPosition(w.load.head.QueryRow(s.id))
+	var err error
+	s.id, s.edge, err = w.b.scanRoom(w.load.room.QueryRow([]byte(name)), name)
+	switch {
+	case err == nil:
+		_, s.head, err = w.b.scanMessage(w.load.head.QueryRow(s.id), name, s.epoch)
 		if errors.Is(err, sql.ErrNoRows) {
 			s.head, err = s.edge, nil
 		}
-	} else if errors.Is(err, sql.ErrNoRows) {
+	case errors.Is(err, sql.ErrNoRows):
 		err = nil
 	}
-	if err != nil {
-		return nil, fmt.Errorf("room %q: %w", name, err)
+	if err == nil && s.head.seq < s.edge.seq {
+		err = damaged("its newest message is %d, the last that went %d", s.head.seq, s.edge.seq)
 	}
-	if s.head.seq < s.edge.seq {
-		return nil, fmt.Errorf("room %q: the file is damaged: its head is %d, its edge %d", name, s.head.seq, s.edge.seq)
+	if err != nil {
+		w.note(err)
+		return nil, fmt.Errorf("room %q: %w", name, err)
 	}
 	w.states[name] = w.used.PushFront(s)
 	for w.used.Len() > cachedStates {
@@ -92,23 +92,41 @@ func (w *writer) subscribe(room string) (broker.Subscription, error) {
 	return w.b.local.Subscribe(context.Background(), room, s.cursor())
 }
 
+// note remembers damage: after it nothing is published.
+func (w *writer) note(err error) {
+	if w.damaged == nil && (code(err) == codeCorrupt || errors.Is(err, ErrDamaged)) {
+		w.damaged = err
+		if !errors.Is(err, ErrDamaged) {
+			w.damaged = fmt.Errorf("%w: %w", ErrDamaged, err)
+		}
+	}
+}
+
+// make gives a room its row.
+func (w *writer) make(s *state) error {
+	s.id = w.nextRoom
+	w.nextRoom++ // also where the transaction fails: numbers may have holes
+	_, err := w.insert.room.Exec(s.id, []byte(s.name), w.b.edgeSum(s.id, s.name, position{}))
+	return err
+}
+
+// fromNano is a time as messages have it.
+func fromNano(n int64) time.Time { return time.Unix(0, n).UTC() }
+
 // write gives r the next position and inserts it.
 func (w *writer) write(r *request, s *state, now int64) error {
 	if s.id == 0 {
-		result, err := w.insert.room.Exec([]byte(s.name))
-		if err != nil {
-			return err
-		}
-		if s.id, err = result.LastInsertId(); err != nil {
+		if err := w.make(s); err != nil {
 			return err
 		}
 	}
 	m := &r.msg
 	prev := s.head
-	s.head = position{prev.seq + 1, 1 + rand.Uint64N(1<<64-1), prev.total + r.size, max(now, prev.at)}
+	s.head = position{seq: prev.seq + 1, total: prev.total + r.size, at: max(now, prev.at)}
 	w.latest = max(w.latest, s.head.at)
 	r.at = s.head.at
-	m.Time = time.Now().Round(0).UTC()
+	m.Time = fromNano(time.Now().UnixNano())
+	s.head.tag = w.b.tag(m, s.head)
 	m.Cursor = s.cursor()
 	m.Prev = uint64(prev.seq)
 	r.receipt = broker.Receipt{Cursor: m.Cursor, Time: m.Time}

@@ -77,7 +77,7 @@ func (w *writer) trim(s *state) (more bool, err error) {
 	if _, err := w.remove.messages.Exec(s.id, edge.seq); err != nil {
 		return false, err
 	}
-	if _, err := w.update.edge.Exec(edge.seq, int64(edge.tag), edge.total, s.id); err != nil {
+	if _, err := w.update.edge.Exec(edge.seq, int64(edge.tag), edge.total, w.b.edgeSum(s.id, s.name, edge), s.id); err != nil {
 		return false, err
 	}
 	s.edge = edge
@@ -106,6 +106,9 @@ func (w *writer) sweep() {
 	}
 	_ = w.sweepRooms()
 	var free, pages int64
+	if w.damaged != nil {
+		return
+	}
 	if err := w.free.QueryRow().Scan(&free, &pages); err == nil && free > max(vacuumFrom, pages/8) {
 		_, _ = w.vacuum.Exec()
 	}
@@ -165,7 +168,10 @@ func (w *writer) sweepRooms() error {
 
 // transaction commits what f does.
 func (w *writer) transaction(f func() error) error {
-	err := w.beginTx()
+	err := w.damaged
+	if err == nil {
+		err = w.beginTx()
+	}
 	if err == nil {
 		err = f()
 	}
@@ -173,6 +179,7 @@ func (w *writer) transaction(f func() error) error {
 		err = w.commit()
 	}
 	if err != nil {
+		w.note(err)
 		return errors.Join(err, w.rollback())
 	}
 	return nil

@@ -41,7 +41,9 @@ type writer struct {
 	used   list.List                // the one used last in front
 
 	ids           ids
+	nextRoom      int64 // id of the next row of rooms
 	latest, saved int64 // the newest time of a row; that of meta's clock
+	damaged       error // not nil: nothing is published
 	swept         int64 // the room up to which sweep came
 
 	group   []*request // of this transaction, those to be inserted
@@ -98,14 +100,14 @@ func (w *writer) prepare(ctx context.Context) error {
 	return w.conn.prepare(ctx, map[**sql.Stmt]string{
 		&w.insert.message:   "INSERT INTO messages (room, seq, tag, at, total, time, kind, id, client, user, name, key, data) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
 		&w.insert.id:        "INSERT INTO ids (n, key, payload, seq, tag, time, at) VALUES (?, ?, ?, ?, ?, ?, ?)",
-		&w.insert.room:      "INSERT INTO rooms (name, edge_seq, edge_tag, edge_total) VALUES (?, 0, 0, 0)",
-		&w.load.room:        "SELECT id, edge_seq, edge_tag, edge_total FROM rooms WHERE name = ?",
-		&w.load.head:        "SELECT seq, tag, total, at FROM messages WHERE room = ? ORDER BY seq DESC LIMIT 1",
+		&w.insert.room:      "INSERT INTO rooms (id, name, edge_seq, edge_tag, edge_total, sum) VALUES (?, ?, 0, 0, 0, ?)",
+		&w.load.room:        "SELECT id, edge_seq, edge_tag, edge_total, sum FROM rooms WHERE name = ?",
+		&w.load.head:        "SELECT " + columns + " FROM messages WHERE room = ? ORDER BY seq DESC LIMIT 1",
 		&w.load.oldest:      "SELECT seq, tag, total, at FROM messages WHERE room = ? ORDER BY seq LIMIT ?",
 		&w.remove.messages:  "DELETE FROM messages WHERE room = ? AND seq <= ?",
 		&w.remove.ids:       "DELETE FROM ids WHERE n < ?",
 		&w.remove.retention: "DELETE FROM retention WHERE room = ?",
-		&w.update.edge:      "UPDATE rooms SET edge_seq = ?, edge_tag = ?, edge_total = ? WHERE id = ?",
+		&w.update.edge:      "UPDATE rooms SET edge_seq = ?, edge_tag = ?, edge_total = ?, sum = ? WHERE id = ?",
 		&w.update.retention: "INSERT OR REPLACE INTO retention (room, messages, age) VALUES (?, ?, ?)",
 		&w.update.clock:     "UPDATE meta SET value = ? WHERE name = 'clock'",
 		&w.rooms: `SELECT r.id, r.name, r.edge_total, old.seq, old.at, new.seq, new.total
@@ -276,6 +278,10 @@ func (w *writer) add(r *request) error {
 			return nil
 		}
 	}
+	if w.damaged != nil {
+		r.fail(fmt.Errorf("hub: sqlitebroker: publish: %w", w.damaged))
+		return nil
+	}
 	s, err := w.state(r.msg.Room)
 	if err != nil { // of this room alone
 		r.fail(fmt.Errorf("hub: sqlitebroker: publish: %w", err))
@@ -300,6 +306,7 @@ func (r *request) fail(err error) {
 
 // failed takes the transaction back and refuses all that is in it.
 func (w *writer) failed(err error) {
+	w.note(err)
 	var commit *commitError
 	unsure := errors.As(err, &commit)
 	if back := w.rollback(); back != nil {
