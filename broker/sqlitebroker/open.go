@@ -118,7 +118,7 @@ func lock(ctx context.Context, path string) (*conn, error) {
 		return nil, err
 	}
 	c := new(conn)
-	err := c.open(ctx, path, "BEGIN EXCLUSIVE") // until c is closed
+	err := c.open(ctx, path, "PRAGMA journal_mode = OFF", "BEGIN EXCLUSIVE") // until c is closed
 	if err == nil {
 		return c, nil
 	}

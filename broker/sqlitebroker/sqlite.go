@@ -30,8 +30,9 @@ var (
 type Broker struct {
 	o     options
 	path  string
-	id    []byte    // random, of the file
-	start time.Time // of the clock
+	id    []byte        // random, of the file
+	start time.Time     // of the clock
+	ahead time.Duration // by which tests move it
 
 	local   *broker.Local
 	writer  *writer
@@ -171,7 +172,7 @@ func (b *Broker) Close() error {
 
 // now is the broker's clock, in nanoseconds: the system's at Open, which later changes of the system's
 // time don't move.
-func (b *Broker) now() int64 { return b.start.Add(time.Since(b.start)).UnixNano() }
+func (b *Broker) now() int64 { return b.start.Add(time.Since(b.start) + b.ahead).UnixNano() }
 
 // messageOverhead is what a message counts beside its bytes: the row's other columns, the row of its ID, and
 // what a page does not fill.
