@@ -118,7 +118,7 @@ func (m *Memory) Publish(ctx context.Context, msg *Message) (Receipt, error) {
 	if err := ctx.Err(); err != nil {
 		return Receipt{}, fmt.Errorf("hub: publish: %w", err)
 	}
-	size := messageOverhead + len(msg.ID) + len(msg.From.Client) + len(msg.From.User) + len(msg.From.Name) + len(msg.Key) + len(msg.Data)
+	size := msg.size()
 	if size > m.o.roomBytes || size > m.o.shrinkTo() {
 		return Receipt{}, ErrTooLarge
 	}
@@ -156,6 +156,11 @@ func (m *Memory) Publish(ctx context.Context, msg *Message) (Receipt, error) {
 	r.release()
 	m.tidy(at)
 	return Receipt{Cursor: kept.Cursor, Time: kept.Time}, nil
+}
+
+// size is what m counts for in bounds.
+func (m *Message) size() int {
+	return messageOverhead + len(m.ID) + len(m.From.Client) + len(m.From.User) + len(m.From.Name) + len(m.Key) + len(m.Data)
 }
 
 // append gives a copy of msg the next position, keeps it and hands it out.

@@ -39,6 +39,8 @@ type room struct {
 	full    int // how many of subs have reached the bound
 	members map[holder]Member
 
+	reserved, reservedBytes int // by Local.Admit
+
 	// Who waits in Publish or Signal, in the order in which they came. Only the first may go on,
 	// once no subscription is full; unlock tells it.
 	firstWaiter, lastWaiter *waiter
@@ -83,7 +85,7 @@ func (r *room) retention() retention {
 
 // inUse says whether the room must not be forgotten.
 func (r *room) inUse() bool {
-	return len(r.subs) > 0 || len(r.members) > 0 || r.firstWaiter != nil
+	return len(r.subs) > 0 || len(r.members) > 0 || r.firstWaiter != nil || r.reserved > 0
 }
 
 // unlock unlocks mu and tells the first of those who wait that it may go on, if so.

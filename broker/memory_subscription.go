@@ -124,7 +124,8 @@ func (s *subscription) pushPresence(p presence) {
 }
 
 func (s *subscription) isFull() bool {
-	return s.queue.n >= s.room.m.o.waitingEvents || s.bytes >= s.room.m.o.waitingBytes
+	r := s.room
+	return s.queue.n+r.reserved >= r.m.o.waitingEvents || s.bytes+r.reservedBytes >= r.m.o.waitingBytes
 }
 
 // checkFull keeps room.full right after a change.

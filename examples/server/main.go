@@ -27,6 +27,7 @@ import (
 	"time"
 
 	"github.com/chathub-go/hub"
+	"github.com/chathub-go/hub/examples/internal/page"
 )
 
 const (
@@ -166,7 +167,7 @@ func handler(h *hub.Hub, draining *atomic.Bool) http.Handler {
 		}
 		io.WriteString(w, "ok\n")
 	})
-	mux.HandleFunc("GET /{$}", servePage)
+	mux.HandleFunc("GET /{$}", page.Serve)
 	return mux
 }
 

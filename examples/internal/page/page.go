@@ -1,4 +1,5 @@
-package main
+// Package page is the page to chat with that the examples' servers have.
+package page
 
 import (
 	"bytes"
@@ -9,10 +10,10 @@ import (
 	"net/http"
 )
 
-// page is the whole page: nothing else is loaded.
+// html is the whole page: nothing else is loaded.
 //
 //go:embed index.html
-var page []byte
+var html []byte
 
 // policy is the page's Content-Security-Policy: its own script and style, each by its
 // hash, and connections to where it came from.
@@ -21,7 +22,7 @@ var policy = fmt.Sprintf("default-src 'none'; script-src '%s'; style-src '%s'; i
 
 // hashOf is the CSP hash of the content of the page's one element of that name.
 func hashOf(element string) string {
-	_, rest, _ := bytes.Cut(page, []byte("<"+element+">"))
+	_, rest, _ := bytes.Cut(html, []byte("<"+element+">"))
 	content, _, ok := bytes.Cut(rest, []byte("</"+element+">"))
 	if !ok {
 		panic("index.html has no <" + element + ">")
@@ -30,12 +31,13 @@ func hashOf(element string) string {
 	return "sha256-" + base64.StdEncoding.EncodeToString(sum[:])
 }
 
-func servePage(w http.ResponseWriter, r *http.Request) {
+// Serve answers with the page. It talks to the rooms below /room of the same host.
+func Serve(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
 	h.Set("Content-Type", "text/html; charset=utf-8")
 	h.Set("Content-Security-Policy", policy)
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Referrer-Policy", "no-referrer")
 	h.Set("Cache-Control", "no-cache")
-	w.Write(page)
+	w.Write(html)
 }
