@@ -118,6 +118,9 @@ func (b *Broker) Publish(ctx context.Context, m *broker.Message) (broker.Receipt
 func (b *Broker) repeat(ctx context.Context, r *request) (receipt broker.Receipt, found bool, err error) {
 	var rec dedupRecord
 	if err := b.writer.do(ctx, func() { rec, found = b.writer.ids.find(r.key.key, b.now()) }); err != nil {
+		if ctx.Err() != nil {
+			err = fmt.Errorf("%w: %w", broker.ErrBusy, ctx.Err())
+		}
 		return broker.Receipt{}, false, err
 	}
 	if !found {
