@@ -16,6 +16,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/chathub-go/hub"
+	"github.com/chathub-go/hub/broker/sqlitebroker"
 	"github.com/chathub-go/hub/internal/wsconn"
 )
 
@@ -123,6 +125,27 @@ func TestRestart(t *testing.T) {
 	require.Equal(t, "last", event(t, reader, "message")["data"], "what comes next, and no repeat")
 	require.NoError(t, cmd.Process.Signal(os.Interrupt))
 	require.NoError(t, cmd.Wait())
+}
+
+// A room's own history is kept by the file too.
+func TestRoomHistory(t *testing.T) {
+	db := filepath.Join(t.TempDir(), "chat.db")
+	for range 2 {
+		b, err := sqlitebroker.Open(t.Context(), db)
+		require.NoError(t, err)
+		h := hub.New(hub.WithBroker(b))
+		room, err := h.Room("lobby", hub.WithHistory(3, time.Hour))
+		require.NoError(t, err)
+		for range 5 {
+			_, err := room.Publish(t.Context(), hub.Text("hello"))
+			require.NoError(t, err)
+		}
+		p, err := b.Before(t.Context(), "lobby", 0, 100)
+		require.NoError(t, err)
+		require.Len(t, p.Messages, 3)
+		require.NoError(t, h.Shutdown(t.Context()))
+		require.NoError(t, b.Close())
+	}
 }
 
 // A mistake is one line on stderr, and exit code 1.
