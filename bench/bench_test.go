@@ -340,3 +340,12 @@ func BenchmarkLoadFrame(b *testing.B) {
 		}
 	}
 }
+
+// The broker and bare SQLite commit, in turn.
+func TestDurable(t *testing.T) {
+	r, err := durableIn(t.TempDir(), 300*time.Millisecond)
+	require.NoError(t, err)
+	require.Positive(t, r.Broker, "publishes/s")
+	require.Positive(t, r.Bare, "bare messages/s")
+	require.GreaterOrEqual(t, r.Batch, 1.0, "messages of a transaction")
+}

@@ -42,6 +42,12 @@ func run() error {
 			return err
 		}
 		return measureIdleRooms(c)
+	case "durable":
+		var c durableConfig
+		if err := json.Unmarshal([]byte(os.Args[1]), &c); err != nil {
+			return err
+		}
+		return measureDurable(c)
 	default:
 		return fmt.Errorf("no role %q", role)
 	}

@@ -22,9 +22,10 @@ const (
 	rowAllocs      = "allocs"
 	rowIdleRooms   = "idle-rooms"
 	rowSizes       = "sizes"
+	rowDurable     = "durable"
 )
 
-var rowNames = []string{rowSingle, rowOutstanding, rowJSON, rowAllocs, rowRooms, rowDeflate, rowStalled, rowIdle, rowIdleRooms, rowSizes}
+var rowNames = []string{rowSingle, rowOutstanding, rowJSON, rowAllocs, rowRooms, rowDeflate, rowStalled, rowIdle, rowIdleRooms, rowSizes, rowDurable}
 
 // How much each row does.
 const (
@@ -73,6 +74,7 @@ var jobs = []job{
 	{rows: []string{rowIdle}, kinds: noBatch, run: (*bench).runIdle},
 	{rows: []string{rowIdleRooms}, kinds: func(k kind) bool { return k.name == "hub" }, run: (*bench).runIdleRooms},
 	{rows: []string{rowSizes}, kinds: func(k kind) bool { return k.name == "hub" }, run: (*bench).runSizes},
+	{rows: []string{rowDurable}, kinds: func(k kind) bool { return k.name == "hub" }, run: (*bench).runDurable},
 }
 
 // bench is one run.

@@ -16,28 +16,32 @@ type sample struct {
 
 // The metrics, and the units in which they are kept.
 const (
-	mCPU        = "cpu"         // of the server for a delivery, µs
-	mUser       = "user"        // the part of it outside the kernel, µs
-	mRate       = "rate"        // deliveries/s
-	mMallocs    = "mallocs"     // for a delivery
-	mPerMessage = "per message" // allocations for a message
-	mBytes      = "bytes"       // on the wire for a delivery
-	mOneOrder   = "one order"   // 1: all members saw one order
-	mP99        = "p99"         // publish to delivery, ms
-	mP99Stalled = "p99 stalled" // the same beside a member that does not read, ms
-	mGrowth     = "growth"      // RSS in a phase, KiB
-	mGrowthOne  = "growth one"  // the same with the member that does not read, KiB
-	mStalledGot = "stalled got" // messages that it got when it read in the end
-	mStalledCut = "stalled cut" // 1: then its connection ended
-	mRSS        = "rss"         // for a connection, KiB
-	mRSSFreed   = "rss freed"   // the same after debug.FreeOSMemory
-	mGoroutines = "goroutines"  // for a connection
-	mRoomEmpty  = "room empty"  // an open room that keeps nothing, bytes
-	mRoomStack  = "room stack"  // the part of it that is stacks, bytes
-	mRoomLive   = "room live"   // HeapAlloc of it, bytes
-	mRoomKept   = "room kept"   // an open room with one message kept, bytes
-	mAway       = "room away"   // a room that has idled away, bytes
-	mAwayKept   = "away, kept"  // the same with one message kept, bytes
+	mCPU          = "cpu"           // of the server for a delivery, µs
+	mUser         = "user"          // the part of it outside the kernel, µs
+	mRate         = "rate"          // deliveries/s
+	mMallocs      = "mallocs"       // for a delivery
+	mPerMessage   = "per message"   // allocations for a message
+	mBytes        = "bytes"         // on the wire for a delivery
+	mOneOrder     = "one order"     // 1: all members saw one order
+	mP99          = "p99"           // publish to delivery, ms
+	mP99Stalled   = "p99 stalled"   // the same beside a member that does not read, ms
+	mGrowth       = "growth"        // RSS in a phase, KiB
+	mGrowthOne    = "growth one"    // the same with the member that does not read, KiB
+	mStalledGot   = "stalled got"   // messages that it got when it read in the end
+	mStalledCut   = "stalled cut"   // 1: then its connection ended
+	mRSS          = "rss"           // for a connection, KiB
+	mRSSFreed     = "rss freed"     // the same after debug.FreeOSMemory
+	mGoroutines   = "goroutines"    // for a connection
+	mRoomEmpty    = "room empty"    // an open room that keeps nothing, bytes
+	mRoomStack    = "room stack"    // the part of it that is stacks, bytes
+	mDurable      = "durable"       // acked publishes/s
+	mDurableBare  = "durable bare"  // the same rows committed by SQLite alone, messages/s
+	mDurableRatio = "durable ratio" // the one over the other, of one round
+	mDurableBatch = "durable batch" // messages of a transaction
+	mRoomLive     = "room live"     // HeapAlloc of it, bytes
+	mRoomKept     = "room kept"     // an open room with one message kept, bytes
+	mAway         = "room away"     // a room that has idled away, bytes
+	mAwayKept     = "away, kept"    // the same with one message kept, bytes
 )
 
 type samples []sample

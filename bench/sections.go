@@ -41,7 +41,7 @@ var closedColumns = []column{
 func (b *bench) sections() []section {
 	var all []section
 	for _, s := range []section{b.single(), b.outstanding(), b.manyRooms(), b.deflate(), b.json(), b.stalled(),
-		b.idle(), b.allocs(), b.idleRooms(), b.sizesSection()} {
+		b.idle(), b.allocs(), b.idleRooms(), b.sizesSection(), b.durable()} {
 		if b.only.MatchString(s.name) && (len(s.figures) > 0 || b.has(s)) {
 			all = append(all, s)
 		}
@@ -264,6 +264,27 @@ func (b *bench) idleRooms() section {
 			{"objects that live, bytes", mRoomLive, "%.0f"},
 			{"with a message kept, bytes", mRoomKept, "%.0f"},
 			{"goroutines", mGoroutines, "%.1f"},
+		},
+	}
+}
+
+func (b *bench) durable() section {
+	return section{
+		name:  rowDurable,
+		row:   rowDurable,
+		title: "Durable publishes",
+		how: fmt.Sprintf("broker/sqlitebroker with its defaults, no network: %d publishers, each with its own id for every message of %d bytes, wait for their ack, "+
+			"which means committed with synchronous=FULL. Bare is the same driver with the same settings: one goroutine inserts the same rows (message and id) "+
+			"in transactions of as many messages as those of the broker had, and nothing else. They take turns of %v on the same disk.", durablePublishers, smallSize, durableTurn),
+		figures: measuredIn(
+			atLeast("at least 5,000 acked publishes/s", b.samples.spread(rowDurable, "hub", mDurable), 5000, "%.0f"),
+			atLeast("at least 0.5 × bare SQLite with the same batches", b.samples.spread(rowDurable, "hub", mDurableRatio), 0.5, "%.2f ×"),
+		),
+		columns: []column{
+			{"acked publishes/s", mDurable, "%.0f"},
+			{"bare SQLite, messages/s", mDurableBare, "%.0f"},
+			{"ratio", mDurableRatio, "%.2f"},
+			{"messages of a transaction", mDurableBatch, "%.1f"},
 		},
 	}
 }

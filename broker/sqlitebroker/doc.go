@@ -27,7 +27,7 @@
 // Each room keeps its last 256 messages for an hour, within 4 MiB, by default ([WithRetention],
 // [WithRoomBytes], [Broker.SetRetention]). Nothing past a bound is ever handed out; the file is
 // trimmed in steps behind that, also for rooms that nobody uses, and gives free pages back to
-// the file system. A room's last position stays for good, in about 100 bytes; a room
+// the file system. A room's last position stays for good, in about 70 bytes; a room
 // that never had a message takes nothing.
 //
 // IDs are remembered for 10 minutes ([WithDedup]), whatever happens to their messages. They are held in memory
@@ -42,9 +42,13 @@
 //
 // A publish that can't be committed is refused with an error, and so are those of its group;
 // positions stay what the file has. Reading goes on, as far as the disk can be read, and
-// publishing goes on as soon as the disk takes it. A full disk is no other case. A page that is
-// found to be corrupt is an error of whatever needed it. SQLite has no checksums of pages: a bit that flipped within a
-// message's text is not noticed.
+// publishing goes on as soon as the disk takes it. A full disk is no other case.
+//
+// Damage is met with [ErrDamaged]. Open looks for it in the file's structure ([WithCheck]), and a message or a
+// room's row is checked against its checksum when it is read; a cursor's tag is that checksum. A Broker that
+// met damage while it opened or wrote refuses every publish from then on, and serves what can be read: a page of
+// history with a damaged message in it is an error. Where the file's first page, or its length, is wrong, Open fails. To mend it,
+// take a backup, or try `sqlite3 chat.db .recover`. Not noticed is damage to the hash of an ID: its repeat is kept again.
 //
 // # The file
 //

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/chathub-go/hub/broker"
@@ -38,6 +39,8 @@ type Broker struct {
 	writer  *writer
 	readers chan *reader // those that are free
 	lock    *conn
+
+	transactions, messages atomic.Uint64 // for Stats
 
 	mu  sync.Mutex           // guards own
 	own map[string]retention // of rooms that have one of their own
@@ -88,6 +91,17 @@ func (b *Broker) SetRetention(room string, messages int, age time.Duration) erro
 // DedupWindow returns for how long the IDs of messages are remembered. Hubs tell their clients.
 func (b *Broker) DedupWindow() time.Duration { return b.o.dedupWindow }
 
+// Stats are counts since Open.
+type Stats struct {
+	Transactions uint64 // that committed messages
+	Messages     uint64 // that were committed by them
+}
+
+// Stats returns how many messages were committed and in how many transactions: each costs an fsync.
+func (b *Broker) Stats() Stats {
+	return Stats{Transactions: b.transactions.Load(), Messages: b.messages.Load()}
+}
+
 // Publish implements [broker.Broker]. Where ctx ends before the message's transaction began, the error
 // wraps [broker.ErrBusy] too, and nothing was kept.
 func (b *Broker) Publish(ctx context.Context, m *broker.Message) (broker.Receipt, error) {
@@ -118,6 +132,9 @@ func (b *Broker) Publish(ctx context.Context, m *broker.Message) (broker.Receipt
 func (b *Broker) repeat(ctx context.Context, r *request) (receipt broker.Receipt, found bool, err error) {
 	var rec dedupRecord
 	if err := b.writer.do(ctx, func() { rec, found = b.writer.ids.find(r.key.key, b.now()) }); err != nil {
+		if ctx.Err() != nil {
+			err = fmt.Errorf("%w: %w", broker.ErrBusy, ctx.Err())
+		}
 		return broker.Receipt{}, false, err
 	}
 	if !found {

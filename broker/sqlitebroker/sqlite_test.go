@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"sync"
 	"testing"
 	"time"
 
@@ -82,11 +83,13 @@ func TestWithdrawn(t *testing.T) {
 	b := openTest(t, filepath.Join(t.TempDir(), "chat.db"))
 	s, err := b.Subscribe(ctx, "lobby")
 	require.NoError(t, err)
-	held, release := make(chan struct{}), make(chan struct{})
+	held, hold := make(chan struct{}), make(chan struct{})
+	release := sync.OnceFunc(func() { close(hold) })
+	defer release()
 	go func() {
 		_ = b.writer.do(ctx, func() {
 			close(held)
-			<-release
+			<-hold
 		})
 	}()
 	<-held
@@ -112,7 +115,7 @@ func TestWithdrawn(t *testing.T) {
 			require.ErrorContains(t, err, "publish")
 		}
 	}
-	close(release)
+	release()
 	r, err := b.Publish(ctx, &broker.Message{Room: "lobby"})
 	require.NoError(t, err)
 	require.Equal(t, uint64(1), r.Cursor.Seq, "seq of the only message")

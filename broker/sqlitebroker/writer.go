@@ -329,6 +329,10 @@ func (w *writer) failed(err error) {
 
 // kept hands out what was committed, and answers.
 func (w *writer) kept() {
+	if len(w.group) > 0 {
+		w.b.transactions.Add(1)
+		w.b.messages.Add(uint64(len(w.group)))
+	}
 	for _, r := range w.group {
 		if r.once {
 			w.ids.add(r.key.key, dedupRecord{
