@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"regexp"
 	"strings"
 	"sync/atomic"
 	"syscall"
