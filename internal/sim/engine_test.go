@@ -21,6 +21,7 @@ type engine struct {
 	shelves map[string]*shelf
 	changed chan struct{} // closed, and another made, when a subscription may have room
 	calm    bool          // nothing goes wrong any more
+	slow    time.Duration // that each commit takes longer for now
 }
 
 type engineOptions struct {

@@ -55,7 +55,7 @@ func (p *process) misfortune(r *rand.Rand, lag time.Duration) (m misfortune) {
 	if p.e.calm {
 		return m
 	}
-	m.lag = time.Duration(how * how * float64(lag))
+	m.lag = time.Duration(how*how*float64(lag)) + p.e.slow
 	switch e := p.f.errors; {
 	case kind < e/4:
 		m.busy = true
