@@ -406,7 +406,15 @@ func (c *managed) settled() string {
 	defer c.mu.Unlock()
 	switch {
 	case !c.said:
-		return fmt.Sprintf("has more to say: %d without an outcome", len(c.pending))
+		first := ""
+		if len(c.pending) > 0 {
+			first = fmt.Sprintf(", the first to %s", c.pending[0].room)
+		}
+		var in []string
+		for name, r := range c.rooms {
+			in = append(in, fmt.Sprintf("%s: wanted %v, in %v", name, r.wanted, r.in))
+		}
+		return fmt.Sprintf("has more to say: %d without an outcome%s; %v", len(c.pending), first, in)
 	case c.c == nil:
 		return "no client"
 	}

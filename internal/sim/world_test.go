@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
+	"runtime"
 	"sort"
 	"sync"
 	"testing/synctest"
@@ -216,8 +217,8 @@ func (s *site) current() *hub.Hub {
 	return s.hub
 }
 
-// stop ends the site's hub in good order. It returns false where there was none.
-func (s *site) stop(patience time.Duration) bool {
+// stop ends the site's hub in good order. It returns false where there was none. Strict says that all must have been told in that time.
+func (s *site) stop(patience time.Duration, strict bool) bool {
 	h, srv, p := s.take()
 	if h == nil {
 		return false
@@ -227,7 +228,7 @@ func (s *site) stop(patience time.Duration) bool {
 	defer cancel()
 	switch err := h.Shutdown(ctx); {
 	case err == nil, errors.Is(err, errDown), errors.Is(err, errLostAck):
-	case errors.Is(err, context.DeadlineExceeded) && !s.w.calm():
+	case errors.Is(err, context.DeadlineExceeded) && !strict:
 		count("drain cut short")
 	default:
 		s.w.fail("shutdown: %v", err)
@@ -273,7 +274,7 @@ func (w *world) strike(s stroke) {
 	}
 	switch s.kind {
 	case "restart":
-		if site.stop(time.Duration(s.n) * time.Second) {
+		if site.stop(time.Duration(s.n)*time.Second, false) {
 			w.pauseUntilCalm(s.long)
 			site.start()
 		}
@@ -398,6 +399,10 @@ func (w *world) settle() {
 		}
 		if time.Since(start) > patience {
 			w.fail("%v after the last fault, %s", patience, why)
+			if *seed > 0 {
+				buf := make([]byte, 1<<20)
+				fmt.Printf("%s\n", buf[:runtime.Stack(buf, true)])
+			}
 			return
 		}
 		wait(50*time.Millisecond, nil)
@@ -445,7 +450,7 @@ func (w *world) presence() {
 // end lets everybody go, and then holds what they saw against what there was.
 func (w *world) end() {
 	for _, s := range w.sites {
-		s.stop(time.Minute)
+		s.stop(time.Minute, true)
 	}
 	w.wg.Wait()
 	synctest.Wait()
