@@ -35,6 +35,7 @@
 package hubclient
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -96,7 +97,8 @@ func Dial(ctx context.Context, url string, opts ...Option) (*Client, error) {
 		wake: make(chan struct{}, 1), ended: make(chan struct{}), done: make(chan struct{}), first: make(chan struct{}),
 		rooms: make(map[string]*room), typing: make(map[string]bool),
 	}
-	c.session = c.o.session
+	c.o.since = cmp.Or(c.o.since, u.Query().Get("since"))
+	c.session = cmp.Or(c.o.session, u.Query().Get("session"))
 	c.places = semaphore.NewWeighted(int64(c.o.outboxBytes))
 	c.outbox = outbox{byID: make(map[string]*Publication), rooms: c.inRoom}
 	c.events = newQueue(&c.o, c.ended, c.wake)
@@ -129,6 +131,9 @@ func Dial(ctx context.Context, url string, opts ...Option) (*Client, error) {
 	case <-c.first:
 		return c, nil
 	case <-c.ended:
+		if c.wasWelcomed() { // and sent away
+			return c, nil
+		}
 		err = c.Err()
 	case <-ctx.Done():
 		err = fmt.Errorf("hubclient: dial: %w", ctx.Err())

@@ -39,6 +39,10 @@ var (
 	// typing, joined and left) of that time do not.
 	ErrLagged = errors.New("hubclient: events were not taken in time")
 
+	// errStuck ends a connection on which the server waits for a message, before it takes others
+	// (ordered=1), that was given up.
+	errStuck = errors.New("hubclient: a message that was refused for a moment is too old to be sent again")
+
 	// errNoAnswer ends a connection on which nothing comes any more.
 	errNoAnswer = errors.New("hubclient: no answer")
 )

@@ -31,6 +31,9 @@ type link struct {
 	open    bool      // welcomed
 	blocked bool      // the reader waits for the caller to take events
 	lagging bool      // it does not wait any more: events go by
+	gone    bool      // it has ended
+	timer   *time.Timer
+	limit   int64 // bytes of an event; the reader's
 
 	done chan struct{} // closed when the reader has ended
 	err  error         // before done is closed: why
@@ -54,12 +57,13 @@ func (c *Client) connect() (stood time.Duration, err error) {
 		l.err = l.read(ctx)
 		signal(c.wake)
 	}()
-	stop := context.AfterFunc(c.ctx, func() { time.AfterFunc(closeTimeout, cancel) })
+	stop := context.AfterFunc(c.ctx, func() { l.hurry(closeTimeout) })
 	err = l.write(ctx)
 	if err == nil { // Close
 		_ = conn.Close(1000, "")
 	}
 	stop()
+	l.hurry(0)
 	cancel()
 	conn.CloseNow()
 	<-l.done
@@ -68,6 +72,19 @@ func (c *Client) connect() (stood time.Duration, err error) {
 		stood = time.Since(l.began)
 	}
 	return stood, err
+}
+
+// hurry ends the connection in d at the latest, whoever waits for it. Its second call is for good.
+func (l *link) hurry(d time.Duration) {
+	l.c.mu.Lock()
+	defer l.c.mu.Unlock()
+	switch {
+	case d == 0 && l.timer != nil:
+		l.timer.Stop()
+	case l.timer == nil && d > 0 && !l.gone:
+		l.timer = time.AfterFunc(d, l.conn.CloseNow)
+	}
+	l.gone = l.gone || d == 0
 }
 
 // write sends what there is to send, until the connection or the client ends; then it returns nil.
@@ -166,6 +183,9 @@ func (l *link) next(now time.Time) (p []byte, wake time.Time, err error) {
 	if next := c.expire(now); !next.IsZero() {
 		due(next)
 	}
+	if c.outbox.stuck {
+		return nil, wake, errStuck
+	}
 	for {
 		m, again := c.outbox.next(now)
 		if m == nil {
@@ -209,9 +229,13 @@ func (l *link) read(ctx context.Context) error {
 		if err := json.Unmarshal(p, &f); err != nil {
 			return violation("an event that can't be read: %v", err)
 		}
+		limit := l.limit
 		e, err := l.take(&f)
 		if err != nil {
 			return err
+		}
+		if l.limit != limit {
+			l.conn.SetReadLimit(l.limit)
 		}
 		if e != nil {
 			e.measure(len(p))

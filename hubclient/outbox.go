@@ -60,9 +60,11 @@ type outbox struct {
 	// Of this connection.
 	flight      int
 	flightBytes int
-	refused     bool      // what is under way is to be answered before anything is sent: the server refuses it too
-	pause       time.Time // nothing is sent before
-	progress    time.Time // when the last answer came, or the first send without one was
+	held        *Publication // refused: the server takes no other before it has come again
+	stuck       bool         // it won't
+	refused     bool         // what is under way is to be answered before anything is sent: the server refuses it too
+	pause       time.Time    // nothing is sent before
+	progress    time.Time    // when the last answer came, or the first send without one was
 	bucket      *rate.Limiter
 	limits      Limits
 }
@@ -78,7 +80,7 @@ func (p *Publication) same(command []byte) bool { return bytes.Equal(p.command, 
 // opened begins a connection.
 func (o *outbox) opened(l Limits) {
 	o.limits = l
-	o.flight, o.flightBytes, o.refused = 0, 0, false
+	o.flight, o.flightBytes, o.refused, o.held, o.stuck = 0, 0, false, nil, false
 	o.pause = time.Time{}
 	o.bucket = nil
 	if l.Rate > 0 && !math.IsInf(l.Rate, 0) {
@@ -95,7 +97,7 @@ func (o *outbox) lost() {
 			o.doubtful++
 		}
 	}
-	o.flight, o.flightBytes, o.refused = 0, 0, false
+	o.flight, o.flightBytes, o.refused, o.held, o.stuck = 0, 0, false, nil, false
 }
 
 // first returns the oldest message under way, nil if there is none.
@@ -134,6 +136,9 @@ func (o *outbox) next(now time.Time) (p *Publication, wake time.Time) {
 	if o.flight == 0 {
 		o.progress = now
 	}
+	if p == o.held {
+		o.held = nil
+	}
 	p.flying, p.sentAt = true, now
 	if p.maybe.IsZero() {
 		p.maybe = now
@@ -162,8 +167,11 @@ func (o *outbox) again(p *Publication, code string, after time.Duration, now tim
 	} else {
 		o.doubtful++
 	}
-	if code == wire.CodeOutOfOrder {
-		return // the refusal before it said how long
+	switch {
+	case code == wire.CodeOutOfOrder && o.held != nil:
+		return // that refusal said how long
+	case code != wire.CodeOutOfOrder && o.held == nil:
+		o.held = p
 	}
 	if after <= 0 {
 		after = refusedPause << min(p.refusals, 7)
@@ -201,6 +209,9 @@ func (o *outbox) remove(p *Publication) {
 		o.landed(p, o.progress)
 	} else if !p.maybe.IsZero() {
 		o.doubtful--
+	}
+	if p == o.held {
+		o.held, o.stuck = nil, true
 	}
 	delete(o.byID, p.id)
 	if i := slices.Index(o.list, p); i >= 0 {

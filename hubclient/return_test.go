@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -90,6 +91,11 @@ func TestAcrossProcesses(t *testing.T) {
 			require.ErrorAs(t, err, &refused, bad)
 			require.Equal(t, http.StatusBadRequest, refused.Status)
 		}
+		inURL, err := w.tryDial("ws://hub.test/room/lobby?name=bob&session=" + session + "&since=" + last.Cursor)
+		require.NoError(t, err)
+		require.Equal(t, []string{user, "bob"}, []string{inURL.User(), inURL.Name()})
+		require.Equal(t, numbers(4, 5), texts(t, inURL, 2))
+
 		old := broker.Cursor{Epoch: "another", Seq: 7, Tag: 1}.String()
 		require.Equal(t, hubclient.RecoveryReset, until(t, w.dial(hubclient.WithSince(old)), hubclient.EventWelcome).Welcome.Recovery)
 	})
@@ -326,4 +332,94 @@ func TestKicked(t *testing.T) {
 		in.Client.Close(1008, "out")
 		return errors.New("no")
 	}))
+}
+
+// TestLeave: a room can be left at any moment, also one that is not reached yet.
+func TestLeave(t *testing.T) {
+	inBubble(t, func(w *world) {
+		alice := w.dial(hubclient.WithName("alice"), hubclient.WithBackoff(every(time.Second)))
+		until(t, alice, hubclient.EventJoined)
+		_ = w.net.Close()
+		w.cut()
+		until(t, alice, hubclient.EventDisconnected)
+		joined := make(chan error, 1)
+		go func() {
+			_, err := alice.Join(background, "games")
+			joined <- err
+		}()
+		elapse(time.Minute)
+		require.NoError(t, alice.Leave(background, "games"))
+		requireCode(t, "not_in_room", <-joined)
+		require.NoError(t, alice.Leave(background, "lobby"))
+		require.Empty(t, alice.Rooms())
+		w.serve(w.hub)
+		_, err := alice.Join(background, "games")
+		require.NoError(t, err)
+		require.Equal(t, []string{"games"}, alice.Rooms())
+		_, err = alice.Join(background, "lobby")
+		require.NoError(t, err)
+
+		// A join that nobody waits for any more is taken back.
+		w.last().Stall(true)
+		ctx, cancel := context.WithTimeout(background, time.Second)
+		defer cancel()
+		require.NoError(t, alice.Leave(ctx, "elsewhere"), "it never was there")
+		_, err = alice.Join(ctx, "late")
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.ErrorIs(t, alice.Leave(ctx, "games"), context.DeadlineExceeded)
+		w.last().Stall(false)
+		elapse(time.Minute)
+		require.Equal(t, []string{"lobby"}, alice.Rooms())
+		for _, name := range []string{"late", "games"} {
+			room, err := w.hub.Room(name)
+			require.NoError(t, err)
+			for m := range room.Members() {
+				t.Errorf("%s is in %s", m.Name, name)
+			}
+		}
+		// Nor does it stand in the way of the next one.
+		w.last().Stall(true)
+		soon, cancel := context.WithTimeout(background, time.Second)
+		defer cancel()
+		_, err = alice.Join(soon, "late")
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		time.AfterFunc(time.Second, func() { w.last().Stall(false) })
+		hi, err := alice.Join(background, "late")
+		require.NoError(t, err)
+		require.Equal(t, "late", hi.Room)
+		require.Equal(t, []string{"late", "lobby"}, alice.Rooms())
+		publish(t, alice, "still there")
+		require.Equal(t, []string{"still there"}, texts(t, alice, 1))
+	}, hub.WithRoomsPerClient(5), anyRoom)
+}
+
+// TestShutOut: a room that is closed to the client while it was away is told as left.
+func TestShutOut(t *testing.T) {
+	allowed := true
+	inBubble(t, func(w *world) {
+		alice := w.dial()
+		_, err := alice.Join(background, "games")
+		require.NoError(t, err)
+		allowed = false
+		w.cut()
+		e := until(t, alice, hubclient.EventLeftRoom)
+		require.Equal(t, "games", e.Room)
+		requireCode(t, "forbidden", e.Err)
+		require.Equal(t, []string{"lobby"}, alice.Rooms())
+	}, hub.WithRoomsPerClient(5), hub.WithAuthorize(func(_ *hub.Client, room string) error {
+		if room == "games" && !allowed {
+			return errors.New("no")
+		}
+		return nil
+	}))
+}
+
+// TestCompression: it changes nothing but the bytes on the wire.
+func TestCompression(t *testing.T) {
+	inBubble(t, func(w *world) {
+		alice := w.dial(hubclient.WithCompression())
+		long := strings.Repeat("a long message ", 1000)
+		publish(t, alice, long)
+		require.Equal(t, []string{long}, texts(t, alice, 1))
+	}, hub.WithCompression(100))
 }

@@ -21,7 +21,8 @@ type room struct {
 	seq     uint64 // of cursor
 	known   bool   // seq is
 	history int
-	stream  stream // of this connection
+	stream  stream   // of this connection
+	hello   *Welcome // the last one
 }
 
 // A request is a command other than a publish, until it is answered. Client.mu guards it.
@@ -32,6 +33,7 @@ type request struct {
 	notBefore time.Time
 	refusals  int
 	again     bool // join: the client was in the room before
+	abandoned bool // nobody waits for it
 
 	done   chan struct{}
 	answer *frame // before done is closed
@@ -67,7 +69,8 @@ func (c *Client) do(ctx context.Context, r *request) (*frame, error) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !r.sent { // else its answer is still to be known as such
+	r.abandoned = true
+	if !r.sent && r.cmd.Type != wire.CommandLeave { // else its answer is still to be known as such
 		c.answer(r, nil, ctx.Err())
 	}
 	return nil, fmt.Errorf("hubclient: %s: %w", r.cmd.Type, ctx.Err())
@@ -106,8 +109,8 @@ func (c *Client) command(r *request) *wire.Command {
 func (c *Client) unanswered() {
 	for _, r := range slices.Clone(c.requests) {
 		r.sent = false
-		if r.cmd.Type == wire.CommandLeave {
-			c.answer(r, nil, nil) // it has left
+		if r.cmd.Type == wire.CommandLeave || r.abandoned { // it has left; it is of no use
+			c.answer(r, nil, nil)
 		}
 	}
 }
@@ -149,14 +152,18 @@ func (c *Client) Join(ctx context.Context, name string, opts ...JoinOption) (*We
 	}
 	c.rooms[name] = &room{wanted: true, cursor: o.since, history: o.history}
 	c.mu.Unlock()
-	f, err := c.do(ctx, newRequest(wire.Command{Type: wire.CommandJoin, Room: name}))
+	_, err := c.do(ctx, newRequest(wire.Command{Type: wire.CommandJoin, Room: name}))
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	r := c.rooms[name]
+	if err == nil && (r == nil || r.hello == nil) {
+		err = &Error{Room: name, Code: wire.CodeNotInRoom, Message: "left meanwhile"}
+	}
 	if err != nil {
-		c.mu.Lock()
-		defer c.mu.Unlock()
 		c.forget(name)
 		return nil, err
 	}
-	return f.welcome(), nil
+	return r.hello, nil
 }
 
 // forget ends a stay in a room. c.mu is held.

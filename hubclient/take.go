@@ -84,10 +84,10 @@ func (l *link) welcome(f *frame) (*Event, error) {
 			return nil, err
 		}
 	}
-	if join := c.request("", wire.CommandJoin, f.Room); join != nil {
-		c.answer(join, f, nil)
-	}
 	r := c.rooms[f.Room]
+	if join := c.request("", wire.CommandJoin, f.Room); join != nil {
+		defer c.answer(join, f, nil)
+	}
 	switch {
 	case r == nil:
 		c.leaveUnwanted(f.Room)
@@ -108,8 +108,9 @@ func (l *link) welcome(f *frame) (*Event, error) {
 	}
 	r.in = true
 	r.stream.welcome(f.Seq)
+	r.hello = f.welcome()
 	signal(c.wake)
-	return &Event{Type: EventWelcome, Room: f.Room, Welcome: f.welcome()}, nil
+	return &Event{Type: EventWelcome, Room: f.Room, Welcome: r.hello}, nil
 }
 
 // opened takes the first welcome of a connection, to the URL's room. c.mu is held.
@@ -124,7 +125,7 @@ func (l *link) opened(f *frame) error {
 	}
 	l.open = true
 	w := f.welcome()
-	l.conn.SetReadLimit(max(readLimit, 6*w.Limits.MessageBytes+64<<10+6<<20))
+	l.limit = max(readLimit, 6*min(w.Limits.MessageBytes, 1<<40)+7<<20)
 	c.outbox.opened(w.Limits)
 	if c.user != "" && c.user != w.User {
 		c.doubt("") // the ids were another's
@@ -212,7 +213,9 @@ func (c *Client) refused(f *frame) *Event {
 		r.sent, r.notBefore = false, now.Add(after)
 		return nil
 	}
-	if r.cmd.Type == wire.CommandLeave && f.Code == wire.CodeNotInRoom {
+	room := c.rooms[r.cmd.Room]
+	if r.cmd.Type == wire.CommandLeave && f.Code == wire.CodeNotInRoom ||
+		r.cmd.Type == wire.CommandJoin && f.Code == wire.CodeAlreadyInRoom && room != nil && room.in { // by a join that was given up
 		c.answer(r, nil, nil)
 		return nil
 	}

@@ -3,6 +3,7 @@ package wsconn
 import (
 	"context"
 	"errors"
+	"io"
 	"net/http"
 
 	"nhooyr.io/websocket"
@@ -20,7 +21,22 @@ type DialOptions struct {
 // A ClientConn is the client's side of a socket. Read belongs to one goroutine; the
 // other methods may be called concurrently.
 type ClientConn struct {
-	ws *websocket.Conn
+	ws        *websocket.Conn
+	transport io.Closer // nil: not known
+}
+
+// A handshaker keeps what a handshake leads to, so that it can be closed while nhooyr waits for the peer.
+type handshaker struct {
+	http.RoundTripper
+	transport io.Closer
+}
+
+func (h *handshaker) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := h.RoundTripper.RoundTrip(r)
+	if err == nil && resp.StatusCode == http.StatusSwitchingProtocols {
+		h.transport = resp.Body
+	}
+	return resp, err
 }
 
 // Dial opens a socket. The URL's scheme is ws, wss, http or https. Where the server
@@ -31,8 +47,18 @@ func Dial(ctx context.Context, url string, o DialOptions) (*ClientConn, *http.Re
 	if o.Compress {
 		mode = websocket.CompressionNoContextTakeover
 	}
+	client := http.DefaultClient
+	if o.HTTPClient != nil {
+		client = o.HTTPClient
+	}
+	handshake := &handshaker{RoundTripper: client.Transport}
+	if handshake.RoundTripper == nil {
+		handshake.RoundTripper = http.DefaultTransport
+	}
+	own := *client
+	own.Transport = handshake
 	ws, resp, err := websocket.Dial(ctx, url, &websocket.DialOptions{
-		HTTPClient:      o.HTTPClient,
+		HTTPClient:      &own,
 		HTTPHeader:      o.Header,
 		Subprotocols:    o.Subprotocols,
 		CompressionMode: mode,
@@ -44,7 +70,7 @@ func Dial(ctx context.Context, url string, o DialOptions) (*ClientConn, *http.Re
 		o.ReadLimit = 1 << 20
 	}
 	ws.SetReadLimit(o.ReadLimit)
-	return &ClientConn{ws}, resp, nil
+	return &ClientConn{ws, handshake.transport}, resp, nil
 }
 
 // Subprotocol returns the one that the server chose, or "".
@@ -76,5 +102,10 @@ func (c *ClientConn) Close(code int, reason string) error {
 	return c.ws.Close(websocket.StatusCode(code), reason)
 }
 
-// CloseNow closes the connection with no close frame.
-func (c *ClientConn) CloseNow() { c.ws.CloseNow() }
+// CloseNow closes the connection with no close frame. It ends a Close that waits.
+func (c *ClientConn) CloseNow() {
+	if c.transport != nil {
+		_ = c.transport.Close()
+	}
+	_ = c.ws.CloseNow()
+}

@@ -14,7 +14,7 @@ import (
 
 func TestFrameSizes(t *testing.T) {
 	onBothPaths(t, func(t *testing.T) {
-		c, p := tcpPair(t, &Options{})
+		c, p := tcpPair(t, &Options{QueueBytes: 8 << 20}) // the writer may note a batch as written after the peer has read it
 		for _, n := range []int{0, 1, 125, 126, 127, 65535, 65536, 1 << 20} {
 			s := strings.Repeat("x", n)
 			require.NoError(t, c.Send(NewBatch(NewFrame(OpText, []byte(s)), NewFrame(OpBinary, []byte(s))), Disconnect))
