@@ -111,7 +111,7 @@ func TestRefusedForAMoment(t *testing.T) {
 func TestRefusedBehindAnotherRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		away := &awayBroker{Memory: broker.NewMemory()}
-		w := newWorld(t, fast, hub.WithBroker(away), hub.WithAuthorize(func(*hub.Client, string) error { return nil }))
+		w := newWorld(t, hub.WithPublishRate(10, 1), hub.WithBroker(away), hub.WithAuthorize(func(*hub.Client, string) error { return nil }))
 		alice := w.dial()
 		_, err := alice.Join(background, "games")
 		require.NoError(t, err)
