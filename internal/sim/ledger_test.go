@@ -199,7 +199,8 @@ func (l *ledger) order(s *shelf, found map[*sent]*broker.Message, fail func(stri
 				continue
 			}
 			if last != nil && kept.Cursor.Seq < last.Cursor.Seq {
-				fail("%s: %s by %s is at %d, and id %q, which was sent before it, at %d", s.name, m.token, name, kept.Cursor.Seq, last.ID, last.Cursor.Seq)
+				fail("%s: %s by %s is at %d, and id %q, which was sent before it, at %d; held back: %v", s.name, m.token, name, kept.Cursor.Seq, last.ID,
+					last.Cursor.Seq, !l.free[name])
 			}
 			last = kept
 		}

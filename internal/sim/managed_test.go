@@ -35,7 +35,8 @@ type managed struct {
 	c       *hubclient.Client
 	session string
 	rooms   map[string]*managedRoom
-	pending []*sent // without an outcome, in order
+	pending []*sent        // without an outcome, in order
+	doubt   map[*sent]bool // an earlier program may have published it
 	said    bool
 	dials   int
 	start   time.Time
@@ -45,7 +46,8 @@ type managedRoom struct {
 	track   *track
 	wanted  bool
 	in      bool
-	cursor  string // of the last event that was dealt with
+	cursor  string          // of the last event that was dealt with
+	came    map[string]bool // cursors with which it was joined; events may have come after that
 	members map[string]string
 	sure    bool
 }
@@ -53,7 +55,8 @@ type managedRoom struct {
 func newManaged(w *world, number int, r *rand.Rand) *managed {
 	c := &managed{
 		w: w, number: number, name: fmt.Sprint("client", number), home: w.room(r), lulls: lulls(r),
-		rnd: rand.New(rand.NewPCG(w.p.seed, uint64(number)<<32|'d')), rooms: map[string]*managedRoom{},
+		rnd:   rand.New(rand.NewPCG(w.p.seed, uint64(number)<<32|'d')),
+		rooms: map[string]*managedRoom{}, doubt: map[*sent]bool{},
 	}
 	c.author = author{name: c.name, rnd: r, big: w.p.big, keys: w.p.keys, ids: true}
 	c.want(c.home)
@@ -88,7 +91,7 @@ func newManaged(w *world, number int, r *rand.Rand) *managed {
 func (c *managed) String() string { return c.name }
 
 func (c *managed) want(name string) {
-	c.rooms[name] = &managedRoom{track: &track{who: c.name, room: name}, wanted: true}
+	c.rooms[name] = &managedRoom{track: &track{who: c.name, room: name}, wanted: true, came: map[string]bool{}}
 }
 
 func (c *managed) draw(r *rand.Rand) (plan []act) {
@@ -258,11 +261,14 @@ func (c *managed) result(m *sent, r hubclient.Receipt, err error) {
 			count("acked as a duplicate")
 		}
 	case errors.Is(err, hubclient.ErrClosed): // the next program says it again
+		c.doubt[m] = c.doubt[m] || errors.Is(err, hubclient.ErrUncertain)
 		return
 	case errors.Is(err, hubclient.ErrUncertain):
 		count("hubclient: uncertain")
 	case errors.As(err, &final):
-		m.outcome, m.why = refused, final.Code
+		if m.why = final.Code; !c.doubt[m] {
+			m.outcome = refused
+		}
 		count("hubclient: refused " + final.Code)
 		if final.Code != "not_in_room" {
 			c.w.fail("%s: %s was refused: %v", c.name, m.token, err)
@@ -298,6 +304,7 @@ func (c *managed) join(ctx context.Context, client *hubclient.Client, name strin
 			return
 		}
 		cursor := r.cursor
+		r.came[cursor] = true
 		c.mu.Unlock()
 		_, err := client.Join(ctx, name, hubclient.JoinSince(cursor))
 		var e *hubclient.Error
@@ -340,8 +347,15 @@ func (c *managed) event(client *hubclient.Client, e *hubclient.Event) {
 	switch e.Type {
 	case hubclient.EventWelcome:
 		c.w.known(c.name, e.Welcome.User)
-		since, _ := broker.ParseCursor(r.cursor)
-		r.add(c.w, item{kind: itemWelcome, since: since, recovery: e.Welcome.Recovery}, e.Welcome.Cursor)
+		came := r.cursor
+		// What was queued when it joined has come meanwhile, and comes again.
+		if e.Welcome.Recovery == hubclient.RecoveryNew && r.came[""] {
+			came = ""
+		} else if e.Welcome.Recovery != hubclient.RecoveryReset && e.Welcome.Cursor != came && r.came[e.Welcome.Cursor] {
+			came = e.Welcome.Cursor
+		}
+		since, _ := broker.ParseCursor(came)
+		r.add(c.w, item{kind: itemWelcome, since: since, recovery: e.Welcome.Recovery, anew: came != r.cursor}, e.Welcome.Cursor)
 		r.in = true
 		r.see(e.Welcome.Members, e.Welcome.MemberCount)
 	case hubclient.EventMessage:

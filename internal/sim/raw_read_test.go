@@ -263,13 +263,18 @@ func (n *rawConn) refused(e *event) {
 	if m := c.find(e.ID); m != nil {
 		m.flying = false
 		if again {
-			n.holding = c.ordered
-			if e.Code != "out_of_order" {
+			m.doubtful = m.doubtful || e.Code == "unavailable"
+			if n.holding = c.ordered; e.Code != "out_of_order" {
 				m.notBefore = time.Now().Add(after)
+				if c.ordered {
+					n.held = m
+				}
 			}
 			return
 		}
-		m.outcome, m.why = refused, e.Code
+		if m.why = e.Code; !m.doubtful {
+			m.outcome = refused
+		}
 		if e.Code != "not_in_room" {
 			c.w.fail("%s: message %s was refused: %s %s", c.name, m.token, e.Code, e.Message)
 		}
@@ -278,6 +283,7 @@ func (n *rawConn) refused(e *event) {
 	}
 	r := c.rooms[e.Room]
 	switch {
+	case e.ID == "who" && e.Code == "not_in_room": // it has left meanwhile
 	case e.ID == "who" && r != nil && r.in:
 		time.AfterFunc(after, func() {
 			c.mu.Lock()

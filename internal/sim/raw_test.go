@@ -66,6 +66,7 @@ type outgoing struct {
 	*sent
 	flying    bool
 	maybe     time.Time // when it was first sent; zero: it was not
+	doubtful  bool      // an earlier sending may have been kept
 	notBefore time.Time
 }
 
@@ -85,8 +86,9 @@ type rawConn struct {
 	err     error         // before done is closed
 	heard   time.Time
 	pinged  bool
-	holding bool   // what is under way is to be answered before anything is sent
-	pause   []lull // of the reader
+	holding bool      // what is under way is to be answered before anything is sent
+	held    *outgoing // what the hub takes first, before anything else
+	pause   []lull    // of the reader
 	out     [][]byte
 }
 
@@ -364,6 +366,7 @@ func (n *rawConn) lost() {
 		r.in, r.asked, r.sure = false, time.Time{}, false
 	}
 	for _, m := range c.outbox {
+		m.doubtful = m.doubtful || m.flying
 		m.flying = false
 	}
 }
@@ -415,7 +418,7 @@ func (n *rawConn) publish(now, wake time.Time) ([]byte, time.Time) {
 	n.holding = false
 	for _, m := range c.outbox {
 		r := c.rooms[m.room]
-		if m.flying || r.wanted && !r.in {
+		if m.flying || r.wanted && !r.in || n.held != nil && m != n.held {
 			continue
 		}
 		if now.Before(m.notBefore) {
@@ -427,7 +430,7 @@ func (n *rawConn) publish(now, wake time.Time) ([]byte, time.Time) {
 			}
 			continue
 		}
-		m.flying = true
+		m.flying, n.held = true, nil
 		if !m.maybe.IsZero() {
 			count("publish repeated")
 		} else {
@@ -468,8 +471,13 @@ func (c *raw) expire() {
 	})
 }
 
-// drop takes messages out of the outbox. c.mu is held.
-func (c *raw) drop(which func(*outgoing) bool) { c.outbox = slices.DeleteFunc(c.outbox, which) }
+// drop takes messages out of the outbox. Where the hub waits for one of them, the connection is of no use any more. c.mu is held.
+func (c *raw) drop(which func(*outgoing) bool) {
+	if conn := c.conn; conn != nil && conn.held != nil && which(conn.held) {
+		conn.link.Cut()
+	}
+	c.outbox = slices.DeleteFunc(c.outbox, which)
+}
 
 func (c *raw) String() string { return c.name }
 

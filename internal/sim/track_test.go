@@ -34,6 +34,7 @@ type item struct {
 	since    broker.Cursor // what the client came with
 	asked    time.Time     // when it came
 	recovery string
+	anew     bool // it came with a position that it had before, on purpose
 
 	// Of a message.
 	prev     uint64
@@ -192,7 +193,7 @@ func (c *trackCheck) welcome(i *item) {
 			c.fail("%v: it goes on elsewhere", i)
 		}
 		c.owed = i.recovery == "gap"
-		if len(c.segments) == 0 || i.since.Tag == 0 {
+		if len(c.segments) == 0 || i.since.Tag == 0 || i.anew {
 			// A position without a tag is known by its seq alone: a tail that was lost may go unnoticed.
 			c.begin(i.since)
 		} else if seg := &c.segments[len(c.segments)-1]; seg.start.Epoch != i.since.Epoch || seg.end != i.since.Seq {
