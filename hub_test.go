@@ -2543,6 +2543,38 @@ func TestShutdownRefusesWhoWaitsForTheBroker(t *testing.T) {
 	}, hub.WithBroker(b), hub.WithLogger(quiet))
 }
 
+// A client that is still on its way in when the hub goes away hears nothing before the welcome that it
+// does not get.
+func TestDrainBeforeTheWelcome(t *testing.T) {
+	b := newFaulty(t)
+	b.since = hang
+	inBubble(t, func(w *world) {
+		w.publish("lobby", "m", 1)
+		page, err := b.Broker.Since(context.Background(), "lobby", broker.Cursor{}, 1)
+		require.NoError(t, err)
+		p := w.json("lobby", "since="+page.Next.String())
+		synctest.Wait()
+		var got []string
+		done := make(chan error, 1)
+		go func() {
+			for {
+				_, s, err := p.read()
+				if err != nil {
+					p.ws.CloseNow()
+					done <- err
+					return
+				}
+				got = append(got, s)
+			}
+		}()
+		require.NoError(t, w.hub.Shutdown(context.Background()))
+		var ce *wsconn.CloseError
+		require.ErrorAs(t, <-done, &ce)
+		require.Equal(t, hub.CodeRestart, ce.Code)
+		require.Empty(t, got)
+	}, hub.WithBroker(b), hub.WithLogger(quiet))
+}
+
 // A client gets the first page of what it missed, and the next one never comes: that holds
 // neither the client nor the hub.
 func TestSlowHistoryHoldsNobody(t *testing.T) {
