@@ -60,6 +60,7 @@ type Client struct {
 	closing *CloseError  // what Close was called with first
 	cut     bool
 	stays   map[string]*stay
+	entered bool // has had a welcome
 	err     error
 }
 
@@ -485,14 +486,19 @@ func departure(err *CloseError, door int) (reason string, linger bool, why error
 	return reason, linger && door == room.JSON, err
 }
 
-// drain tells the client that the hub is going away.
+// drain tells the client that the hub is going away. To one that is still on its way in, whose first event
+// is a welcome, the close frame alone has to do.
 func (c *Client) drain() {
-	conn := c.connection()
+	c.mu.Lock()
+	conn, entered := c.conn, c.entered
+	c.mu.Unlock()
 	if conn == nil {
 		return
 	}
 	var f *wsconn.Frame
 	switch {
+	case c.door == room.JSON && !entered:
+		return
 	case c.door == room.JSON:
 		d := wire.Drain{ReconnectAfterMS: mrand.Int64N(drainSpread.Milliseconds())}
 		f = room.Encode(func(b []byte) []byte { return wire.AppendDrain(b, &d) })

@@ -184,6 +184,7 @@ type Hub struct {
 	slow      atomic.Uint64
 	counts    room.Counts
 	readers   wsconn.Readers
+	farewells room.Farewells
 
 	goroutines sync.WaitGroup
 	ctx        context.Context // ends when the last client has gone: the room loops, the sweeper
@@ -675,6 +676,7 @@ func (h *Hub) subscribe(ctx context.Context, r *Room, pool *fanout.Pool, lease b
 		Name:         r.name,
 		Broker:       h.broker,
 		Lease:        lease,
+		Farewells:    &h.farewells,
 		Pool:         pool,
 		Text:         cfg.text.f,
 		Compress:     cfg.compress,

@@ -2543,6 +2543,73 @@ func TestShutdownRefusesWhoWaitsForTheBroker(t *testing.T) {
 	}, hub.WithBroker(b), hub.WithLogger(quiet))
 }
 
+// A client leaves a room, and the broker does not hear of it before it ends the room's subscription: the client is not
+// taken for gone once it is back, on the same connection.
+func TestBackAfterTheSubscriptionEnded(t *testing.T) {
+	b := newFaulty(t)
+	var away atomic.Bool
+	b.update = func(_, left []broker.Member, apply func() error) error {
+		if len(left) > 0 && away.Load() {
+			return errAway
+		}
+		return apply()
+	}
+	inBubble(t, func(w *world) {
+		p, _ := w.enter("lobby", "name=alice")
+		p.send(`{"type":"join","room":"games"}`)
+		p.until("joined")
+		away.Store(true)
+		p.send(`{"type":"leave","room":"games"}`)
+		p.until("left_room")
+		synctest.Wait()
+		b.mu.Lock()
+		games := b.subs[1]
+		b.mu.Unlock()
+		games.Close()
+		synctest.Wait()
+		away.Store(false)
+		p.send(`{"type":"join","room":"games"}`)
+		p.until("welcome")
+		elapse(time.Minute)
+		require.Equal(t, []string{"alice"}, w.there("games"))
+		p.leave()
+		elapse(time.Minute)
+		require.Empty(t, w.there("games"))
+	}, anyRoom, hub.WithBroker(b), hub.WithLogger(quiet))
+}
+
+// A client that is still on its way in when the hub goes away hears nothing before the welcome that it
+// does not get.
+func TestDrainBeforeTheWelcome(t *testing.T) {
+	b := newFaulty(t)
+	b.since = hang
+	inBubble(t, func(w *world) {
+		w.publish("lobby", "m", 1)
+		page, err := b.Broker.Since(context.Background(), "lobby", broker.Cursor{}, 1)
+		require.NoError(t, err)
+		p := w.json("lobby", "since="+page.Next.String())
+		synctest.Wait()
+		var got []string
+		done := make(chan error, 1)
+		go func() {
+			for {
+				_, s, err := p.read()
+				if err != nil {
+					p.ws.CloseNow()
+					done <- err
+					return
+				}
+				got = append(got, s)
+			}
+		}()
+		require.NoError(t, w.hub.Shutdown(context.Background()))
+		var ce *wsconn.CloseError
+		require.ErrorAs(t, <-done, &ce)
+		require.Equal(t, hub.CodeRestart, ce.Code)
+		require.Empty(t, got)
+	}, hub.WithBroker(b), hub.WithLogger(quiet))
+}
+
 // A client gets the first page of what it missed, and the next one never comes: that holds
 // neither the client nor the hub.
 func TestSlowHistoryHoldsNobody(t *testing.T) {

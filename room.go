@@ -478,6 +478,9 @@ func (st *stay) enter(since broker.Cursor, resume bool, history int) error {
 		c.mu.Unlock()
 		return err
 	}
+	c.mu.Lock()
+	c.entered = true
+	c.mu.Unlock()
 	if live {
 		st.settle(true)
 		return nil

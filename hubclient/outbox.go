@@ -118,7 +118,9 @@ func (o *outbox) next(now time.Time) (p *Publication, wake time.Time) {
 	if now.Before(o.pause) {
 		return nil, o.pause
 	}
-	i := slices.IndexFunc(o.list, func(p *Publication) bool { return !p.flying && o.rooms(p.room) })
+	i := slices.IndexFunc(o.list, func(p *Publication) bool {
+		return !p.flying && o.rooms(p.room) && (o.held == nil || p == o.held)
+	})
 	if i < 0 {
 		return nil, wake
 	}

@@ -107,6 +107,62 @@ func TestRefusedForAMoment(t *testing.T) {
 	})
 }
 
+// TestRefusedBehindAnotherRoom: what was refused comes again before what could not be sent until then.
+func TestRefusedBehindAnotherRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		away := &awayBroker{Memory: broker.NewMemory()}
+		w := newWorld(t, hub.WithPublishRate(10, 1), hub.WithBroker(away), hub.WithAuthorize(func(*hub.Client, string) error { return nil }))
+		alice := w.dial()
+		_, err := alice.Join(background, "games")
+		require.NoError(t, err)
+		room, err := w.hub.Room("games")
+		require.NoError(t, err)
+		require.NoError(t, room.Close(background)) // alice comes back to it in a second
+		elapse(100 * time.Millisecond)
+		first, err := alice.PublishAsync(background, hubclient.Message{Room: "games", Kind: broker.KindText, Data: []byte("later")})
+		require.NoError(t, err)
+		elapse(400 * time.Millisecond)
+		away.fail.Store(1)
+		second, err := alice.PublishAsync(background, hubclient.Text("refused for a second"))
+		require.NoError(t, err)
+		elapse(5 * time.Second)
+		for _, p := range []*hubclient.Publication{first, second} {
+			select {
+			case <-p.Done():
+				_, err := p.Result()
+				require.NoError(t, err)
+			default:
+				require.Fail(t, "a message is held up for ever")
+			}
+		}
+	})
+}
+
+// TestRefusedAfterItWasKept: a refusal of a message says nothing about an earlier sending of it that had no answer.
+func TestRefusedAfterItWasKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		away := &awayBroker{Memory: broker.NewMemory()}
+		w := newWorld(t, fast, hub.WithBroker(away), hub.WithAuthorize(func(*hub.Client, string) error { return nil }))
+		alice := w.dial()
+		_, err := alice.Join(background, "games")
+		require.NoError(t, err)
+		away.fail.Store(2) // the first of two is kept all the same
+		p, err := alice.PublishAsync(background, hubclient.Message{Room: "games", Kind: broker.KindText, Data: []byte("kept")})
+		require.NoError(t, err)
+		synctest.Wait()
+		away.fail.Store(0)
+		require.NoError(t, alice.Leave(background, "games"))
+		_, err = p.Result()
+		require.ErrorIs(t, err, hubclient.ErrUncertain)
+		var refused *hubclient.Error
+		require.ErrorAs(t, err, &refused)
+		require.Equal(t, "not_in_room", refused.Code)
+		page, err := away.Before(background, "games", 0, 10)
+		require.NoError(t, err)
+		require.Len(t, page.Messages, 1)
+	})
+}
+
 // TestAwayForTooLong: a message that was refused until it was too old is given up, and those behind it are not held up by it.
 func TestAwayForTooLong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

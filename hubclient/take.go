@@ -1,6 +1,7 @@
 package hubclient
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/chathub-go/hub/internal/wire"
@@ -197,8 +198,13 @@ func (c *Client) refused(f *frame) *Event {
 			return nil
 		}
 		c.outbox.landed(p, now)
+		known := p.maybe.Equal(p.sentAt)
 		p.maybe = time.Time{}
-		c.resolve(p, Receipt{}, err)
+		if known {
+			c.resolve(p, Receipt{}, err)
+		} else { // what is refused now may have been kept when it was sent before
+			c.resolve(p, Receipt{}, fmt.Errorf("%w: %w", ErrUncertain, err))
+		}
 		return nil
 	}
 	r := c.request(f.ID, "", "")

@@ -11,12 +11,17 @@ func (c *Conn) Cut() {
 // CutAfter cuts the connection, as [Conn.Cut] does, when the peer has read n more bytes of what this
 // end writes, those included that wait to be read now; the peer never reads another. 0 cuts at once,
 // a negative n takes back a CutAfter that has not come to pass.
-func (c *Conn) CutAfter(n int64) {
-	c.link.mu.Lock()
-	defer c.link.mu.Unlock()
-	c.out.cutAfter = max(n, -1)
+func (c *Conn) CutAfter(n int64) { c.link.cutAfter(c.out, n) }
+
+// CutAfterRead is [Conn.CutAfter] of the peer: the connection is cut when this end has read n more bytes.
+func (c *Conn) CutAfterRead(n int64) { c.link.cutAfter(c.in, n) }
+
+func (l *link) cutAfter(h *half, n int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	h.cutAfter = max(n, -1)
 	if n == 0 {
-		c.link.cut()
+		l.cut()
 	}
 }
 

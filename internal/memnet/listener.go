@@ -5,7 +5,7 @@
 // the bubble. Make listeners and connections inside the bubble that uses them.
 //
 // A connection behaves as one over TCP does, but for three things: its addresses have the network
-// "mem", [Conn.TryWrite] is there, and its faults are at hand: [Conn.Cut], [Conn.CutAfter] and
+// "mem", [Conn.TryWrite] is there, and its faults are at hand: [Conn.Cut], [Conn.CutAfter], [Conn.CutAfterRead] and
 // [Conn.Stall].
 package memnet
 

@@ -310,6 +310,16 @@ func TestCutAfter(t *testing.T) {
 	})
 	synctest.Test(t, func(t *testing.T) {
 		a, b := memnet.Pipe()
+		_, err := b.Write([]byte("abc"))
+		require.NoError(t, err)
+		a.CutAfterRead(2)
+		got, err := io.ReadAll(a)
+		require.ErrorIs(t, err, syscall.ECONNRESET)
+		require.Equal(t, "ab", string(got))
+		require.ErrorIs(t, <-writeErr(b, 1), syscall.ECONNRESET)
+	})
+	synctest.Test(t, func(t *testing.T) {
+		a, b := memnet.Pipe()
 		a.CutAfter(1)
 		a.CutAfter(-1)
 		require.NoError(t, <-writeErr(a, 2))

@@ -2,7 +2,6 @@ package room
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"github.com/chathub-go/hub/broker"
@@ -297,7 +296,7 @@ func (l *Loop) startAnnounce(now time.Time) {
 	l.under, l.cancel = under, cancel
 	l.cfg.Go(func() {
 		defer cancel()
-		err := l.cfg.Lease.Update(ctx, l.cfg.Name, joined, left)
+		err := l.cfg.Farewells.update(ctx, l.cfg.Lease, l.cfg.Name, joined, left)
 		close(under)
 		select {
 		case l.inbox <- func() { l.announceDone(announceResult{batch, err}) }:
@@ -357,49 +356,4 @@ func (l *Loop) announceDone(r announceResult) {
 	}
 	l.startAnnounce(now)
 	l.schedule()
-}
-
-// farewell tells the broker that all are gone whom the loop announced: it ends while they
-// are in the room, because the broker ended the subscription or the room's closing took
-// too long. Those who were cut may be back within the resume window, in the room's next
-// loop, and are gone only then.
-func (l *Loop) farewell() {
-	var gone []broker.Member
-	for _, c := range l.presence.clients {
-		gone = append(gone, c.who)
-	}
-	if len(gone) == 0 {
-		return
-	}
-	wait := l.cfg.ResumeWindow
-	if l.closing {
-		wait = 0
-	}
-	under := l.under
-	l.cancelAnnouncement() // of no use any more
-	l.cfg.Go(func() {
-		if under != nil {
-			<-under // what it says must not come after this
-		}
-		delay := minAnnounceRetry
-		for len(gone) > 0 {
-			select {
-			case <-time.After(wait):
-			case <-l.cfg.Stop: // the lease ends
-				return
-			}
-			n := min(len(gone), maxAnnounce)
-			ctx, cancel := context.WithTimeout(context.Background(), announceTimeout)
-			err := l.cfg.Lease.Update(ctx, l.cfg.Name, nil, gone[:n])
-			cancel()
-			switch {
-			case errors.Is(err, broker.ErrClosed):
-				return
-			case err != nil:
-				wait, delay = delay, min(2*delay, maxAnnounceRetry)
-			default:
-				wait, gone = 0, gone[n:]
-			}
-		}
-	})
 }

@@ -43,6 +43,7 @@ type Config struct {
 	Name         string
 	Broker       broker.Broker
 	Lease        broker.Lease
+	Farewells    *Farewells
 	Pool         *fanout.Pool
 	Text         wire.TextFormat
 	Compress     int // from how many bytes on messages are deflated; 0: never

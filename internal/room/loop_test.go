@@ -56,7 +56,7 @@ func onStage(t *testing.T, f func(s *stage)) {
 		go func() { _ = s.srv.Serve(s.net) }()
 		var err error
 		s.loop, err = Open(context.Background(), Config{
-			Name: "lobby", Broker: opener{script: s.broker}, Lease: leaser{s.broker}, Pool: s.pool, Text: wire.DefaultText(), Counts: new(Counts),
+			Name: "lobby", Broker: opener{script: s.broker}, Lease: leaser{s.broker}, Farewells: new(Farewells), Pool: s.pool, Text: wire.DefaultText(), Counts: new(Counts),
 			MaxMembers: 10, ResumeWindow: 10 * time.Second, Idle: 30 * time.Second,
 			Logger: slog.New(slog.DiscardHandler), Go: s.wg.Go, Stop: s.stop,
 			Retire: func() bool { return true }, Failed: func() { close(s.failed) },
