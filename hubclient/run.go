@@ -203,12 +203,12 @@ func (c *Client) refusal(resp *http.Response, err error) error {
 		body, _ = io.ReadAll(io.LimitReader(resp.Body, 1024))
 		resp.Body.Close()
 	}
-	if resp.StatusCode < 300 {
-		return fmt.Errorf("hubclient: %w: the server does not speak WebSocket: %w", errFinal, err)
-	}
 	line, _, _ := strings.Cut(strings.TrimSpace(string(body)), "\n")
 	if line == "" || strings.HasPrefix(line, "<") {
 		line = http.StatusText(resp.StatusCode)
+	}
+	if resp.StatusCode < 300 {
+		line = fmt.Sprintf("not a WebSocket server: %v", err)
 	}
 	h := &HandshakeError{Status: resp.StatusCode, Message: line, RetryAfter: retryAfter(resp.Header.Get("Retry-After"))}
 	c.mu.Lock()

@@ -2,32 +2,27 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
+	"net"
+	"net/http"
 	"net/url"
 	"os"
 	"strings"
 	"time"
 
-	"github.com/chathub-go/hub/internal/wsconn"
+	"github.com/chathub-go/hub/hubclient"
 )
 
 const (
-	subprotocol  = "hub.v1.json"
-	dialTimeout  = 10 * time.Second // and for the welcome
-	writeTimeout = 10 * time.Second
-	closeTimeout = 6 * time.Second // of the close handshake
-	echoTimeout  = 2 * time.Second // for the user's own last lines to come back, at the end
-	readLimit    = 16 << 20        // bytes of one message
-	firstDelay   = 500 * time.Millisecond
-	lastDelay    = 15 * time.Second
+	dialTimeout = 10 * time.Second
+	echoTimeout = 2 * time.Second // for the user's own last lines to come back, at the end
+	maxLines    = 256             // that wait for their acks, or for a connection
+	maxBytes    = 256 << 20       // of them: no bound besides maxLines and that of a line
 )
 
-// A client is one user in one room of a server, over as many connections as it takes.
-// What it is doing, apart from reading and dialing, happens in run's goroutine.
+// A client is one user in one room. What it does happens in run's goroutine.
 type client struct {
 	url   *url.URL         // the room's, with the name
 	say   func(string)     // shows what the room says
@@ -35,40 +30,29 @@ type client struct {
 	state func(ready bool) // hears if lines go out at once
 	input <-chan string    // lines of the user, closed at their end
 	quit  <-chan os.Signal // the first one leaves, the second one at once
-	wait  bool             // a full outbox takes no input; else the line is refused
+	wait  bool             // with too many lines waiting it takes no input; else the line is refused
 	grace time.Duration    // after the end of input, for the server to take the next of what waits
 
-	out     outbox
-	failed  int // lines that the server did not take, or that got lost
-	plain   bool
-	user    string // as the server calls us
-	session string
-	cursor  string
+	room     *hubclient.Client // nil: not connected yet
+	events   chan hubclient.Event
+	sent     chan line // in the outbox, in order
+	outcomes chan line // the same, when the outcome is known
 
-	conn     *wsconn.ClientConn // nil while there is none
-	frames   chan frame         // from conn
-	dialed   chan dialed        // not nil while dialing
-	ready    bool               // the door is open: a welcome came, where one is to come
-	before   bool               // there was a ready connection before this one
-	seq      uint64             // of the newest message that came
-	acked    uint64             // of the newest line of ours that was kept
-	echoes   []string           // plain door: what went out and did not come back yet
-	heard    time.Time          // when something last came
-	pinged   bool               // since then
-	opened   time.Time
-	attempts int
-	redial   time.Time
-	notFor   time.Duration // what the server said of when to come back
+	early   []string // lines from before the first connection
+	waiting int      // lines whose outcome is not known
+	failed  int      // that were not kept, or may not be
+	ready   bool
+	seq     uint64 // of the newest message that came
+	acked   uint64 // of the newest line that was kept
 
 	deadline time.Time // of leaving; zero: not leaving
-	closing  bool      // the close handshake has begun
-	settled  time.Time // when, while leaving, nothing of ours waited any more
+	settled  time.Time // when, while leaving, nothing waited any more
 }
 
-type frame struct {
-	op   wsconn.Opcode
-	data string
-	err  error
+// A line is one that the user has said.
+type line struct {
+	text string
+	p    *hubclient.Publication
 }
 
 var errForced = errors.New("interrupted")
@@ -78,33 +62,45 @@ var errForced = errors.New("interrupted")
 func (c *client) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	type dialed struct {
+		room *hubclient.Client
+		err  error
+	}
+	dials := make(chan dialed, 1)
+	go func() {
+		room, err := dial(ctx, c.url)
+		dials <- dialed{room, err}
+	}()
 	defer func() {
-		if c.conn != nil {
-			c.conn.CloseNow()
+		if c.room != nil {
+			c.room.Close()
 		}
 	}()
-	c.out = newOutbox()
-	c.dial(ctx)
-	timer := time.NewTimer(0)
-	defer timer.Stop()
 	for {
-		wake, end, err := c.step(ctx, time.Now())
+		wake, end := c.leaving(time.Now())
 		if end {
-			return err
+			return c.result()
 		}
-		timer.Stop()
-		if !wake.IsZero() {
-			timer.Reset(time.Until(wake))
-		}
+		timer := time.NewTimer(time.Until(wake))
 		input := c.input
-		if !c.deadline.IsZero() || c.wait && c.out.full() {
+		if !c.deadline.IsZero() || c.wait && c.full() {
 			input = nil
 		}
 		select {
-		case d := <-c.dialed:
-			err = c.connected(ctx, d)
-		case f := <-c.frames:
-			end, err = c.received(f)
+		case d := <-dials:
+			if d.err != nil {
+				return d.err
+			}
+			c.start(ctx, d.room)
+		case e, ok := <-c.events:
+			if !ok {
+				return c.ended()
+			}
+			c.show(e)
+		case l := <-c.outcomes:
+			c.waiting--
+			r, err := l.p.Result()
+			c.outcome(l.text, r, err)
 		case text, ok := <-input:
 			c.typed(text, ok)
 		case <-c.quit:
@@ -114,91 +110,79 @@ func (c *client) run(ctx context.Context) error {
 			c.grace = min(c.grace, 5*time.Second)
 			c.leave()
 			c.grace = 0
-			if !c.before {
+			if c.room == nil {
 				return c.result()
 			}
 		case <-timer.C:
 		}
-		if err != nil || end {
-			return err
-		}
+		timer.Stop()
 	}
 }
 
-// step does what is due, and says when the next thing is, and if all is done.
-func (c *client) step(ctx context.Context, now time.Time) (wake time.Time, end bool, err error) {
-	due := func(t time.Time) bool {
-		if !t.IsZero() && now.Before(t) && (wake.IsZero() || t.Before(wake)) {
-			wake = t
-		}
-		return !now.Before(t)
-	}
-	if c.conn == nil && c.dialed == nil && due(c.redial) {
-		c.dial(ctx)
-	}
-	if c.conn != nil {
-		if silence := c.silence(); silence > 0 {
-			if !c.pinged && c.ready && due(c.heard.Add(silence)) {
-				c.pinged = true
-				c.send(`{"type":"ping"}`)
-			}
-			if due(c.heard.Add(2 * silence)) {
-				c.conn.CloseNow() // received hears of it
+// start takes the client that was dialed.
+func (c *client) start(ctx context.Context, room *hubclient.Client) {
+	c.room = room
+	c.events = make(chan hubclient.Event)
+	c.sent, c.outcomes = make(chan line, maxLines), make(chan line)
+	go func() {
+		defer close(c.events)
+		for e := range room.Events() {
+			select {
+			case c.events <- e:
+			case <-ctx.Done():
+				return
 			}
 		}
-	}
-	for c.ready && !c.closing {
-		ln, ok, again := c.out.next(now)
-		if !ok {
-			if !again.IsZero() {
-				due(again)
-				c.patience(again)
+	}()
+	go func() {
+		for {
+			select {
+			case l := <-c.sent:
+				<-l.p.Done()
+				select {
+				case c.outcomes <- l:
+				case <-ctx.Done():
+					return
+				}
+			case <-ctx.Done():
+				return
 			}
-			break
 		}
-		c.publish(ln)
+	}()
+	for _, text := range c.early {
+		c.publish(text)
 	}
-	if c.deadline.IsZero() {
-		return wake, false, nil
-	}
-	if due(c.deadline) {
-		return wake, true, c.result()
-	}
-	if !c.out.empty() || c.dialed != nil || c.conn != nil && !c.ready {
+	c.early = nil
+}
+
+// leaving says when to look again, and if all is done.
+func (c *client) leaving(now time.Time) (wake time.Time, end bool) {
+	wake = now.Add(time.Hour)
+	switch {
+	case c.deadline.IsZero():
+		return wake, false
+	case !now.Before(c.deadline):
+		return wake, true
+	case c.room == nil || c.waiting > 0:
 		c.settled = time.Time{}
-		return wake, false, nil
-	}
-	if c.conn == nil {
-		return wake, true, c.result()
+		return c.deadline, false
 	}
 	if c.settled.IsZero() {
 		c.settled = now
 	}
-	if echoed := c.seq >= c.acked && len(c.echoes) == 0; !c.closing && (echoed || due(c.settled.Add(echoTimeout))) {
-		c.closing = true
-		c.deadline = now.Add(closeTimeout)
-		conn := c.conn
-		go conn.Close(1000, "") // ends by itself; meanwhile what still comes is read
-		due(c.deadline)
-	}
-	return wake, false, nil
+	wake = c.settled.Add(echoTimeout)
+	return wake, c.seq >= c.acked || !now.Before(wake)
 }
 
-// silence is after how much of it the client asks if the server is still there; 0:
-// never, as it can't on the plain door.
-func (c *client) silence() time.Duration {
-	switch {
-	case c.plain:
-		return 0
-	case !c.ready:
-		return dialTimeout / 2
+func (c *client) leave() {
+	if c.deadline.IsZero() {
+		c.deadline = time.Now().Add(c.grace)
 	}
-	return time.Duration(c.out.limits.PingMS) * time.Millisecond
 }
 
 // result is what run returns in the end.
 func (c *client) result() error {
-	n := len(c.out.lines)
+	n := c.waiting + len(c.early)
 	if c.wait { // nobody at a terminal read of it before
 		n += c.failed
 	}
@@ -211,6 +195,8 @@ func (c *client) result() error {
 	return nil
 }
 
+func (c *client) full() bool { return c.waiting+len(c.early) >= maxLines }
+
 // typed takes a line from the user.
 func (c *client) typed(text string, ok bool) {
 	text = strings.ToValidUTF8(strings.TrimRight(text, "\r"), "\uFFFD")
@@ -218,181 +204,124 @@ func (c *client) typed(text string, ok bool) {
 	case !ok || isExit(text):
 		c.leave()
 	case strings.TrimSpace(text) == "":
-	case c.out.full():
+	case c.full():
 		c.failed++
-		c.note(fmt.Sprintf("* not sent: %d lines are waiting already", maxOutbox))
+		c.note(fmt.Sprintf("* not sent: %d lines are waiting already", maxLines))
 	default:
-		c.out.add(text)
 		if !c.ready && !c.wait {
 			c.note("* waiting for the connection: " + clean(shorten(text)))
+		}
+		if c.room == nil {
+			c.early = append(c.early, text)
+		} else {
+			c.publish(text)
 		}
 	}
 }
 
 func isExit(text string) bool { return strings.TrimSpace(text) == "exit" }
 
-func (c *client) leave() {
-	if c.deadline.IsZero() {
+// publish puts a line into the outbox, where there is a place for it.
+func (c *client) publish(text string) {
+	p, err := c.room.PublishAsync(context.Background(), hubclient.Text(text))
+	if err != nil {
+		c.outcome(text, hubclient.Receipt{}, err)
+		return
+	}
+	c.waiting++
+	c.sent <- line{text, p}
+}
+
+// outcome takes what became of a line.
+func (c *client) outcome(text string, r hubclient.Receipt, err error) {
+	if !c.deadline.IsZero() && c.grace > 0 { // the server takes lines: that is worth waiting for
 		c.deadline = time.Now().Add(c.grace)
 	}
-}
-
-// patience moves the end of leaving: at t the server took a line, or will.
-func (c *client) patience(t time.Time) {
-	if end := t.Add(c.grace); !c.deadline.IsZero() && c.grace > 0 && end.After(c.deadline) {
-		c.deadline = end
-	}
-}
-
-// publish sends a line.
-func (c *client) publish(ln line) {
-	if c.plain { // no acks here
-		c.out.done(ln.id)
-		c.echoes = append(c.echoes, ln.text)
-		if len(c.echoes) > maxFlight {
-			c.echoes = c.echoes[1:]
-		}
-		c.send(ln.text)
+	if err == nil {
+		c.acked = max(c.acked, r.Seq)
 		return
 	}
-	command, _ := json.Marshal(map[string]string{"type": "publish", "id": ln.id, "data": ln.text})
-	if limit := c.out.limits.MessageBytes; limit > 0 && len(command) > limit {
-		c.refused(ln.id, fmt.Sprintf("longer than the server takes (%d bytes)", limit))
-		return
-	}
-	c.send(string(command))
-}
-
-func (c *client) send(text string) {
-	ctx, cancel := context.WithTimeout(context.Background(), writeTimeout)
-	defer cancel()
-	if err := c.conn.Write(ctx, wsconn.OpText, []byte(text)); err != nil {
-		c.conn.CloseNow() // received hears of it
-	}
-}
-
-// connected takes what a dial came to.
-func (c *client) connected(ctx context.Context, d dialed) error {
-	c.dialed = nil
-	if d.err != nil {
-		if d.final || !c.before {
-			return d.err
-		}
-		c.notFor = d.after
-		c.again()
-		return nil
-	}
-	c.conn, c.plain, c.notFor = d.conn, d.plain, 0
-	if d.path != c.url.Path {
-		moved := *c.url
-		moved.Path = d.path
-		c.url = &moved
-	}
-	c.opened, c.heard, c.pinged = time.Now(), time.Now(), false
-	frames := make(chan frame)
-	c.frames = frames
-	go func() {
-		for {
-			op, p, err := d.conn.Read(ctx)
-			select {
-			case frames <- frame{op, string(p), err}:
-			case <-ctx.Done():
-				return
-			}
-			if err != nil {
-				return
-			}
-		}
-	}()
-	if c.plain {
-		c.note("* connected" + map[bool]string{true: " again"}[c.before])
-		c.open(limits{}, true)
-	}
-	return nil
-}
-
-// open lets lines go out.
-func (c *client) open(l limits, same bool) {
-	for _, ln := range c.out.connected(time.Now(), l, same) {
-		c.failed++
-		c.note("* not known if this was sent: " + clean(ln.text))
-	}
-	c.ready, c.before = true, true
-	c.state(true)
-}
-
-// received takes a frame, or the end of the connection.
-func (c *client) received(f frame) (end bool, err error) {
-	if f.err != nil {
-		return c.lost(f.err)
-	}
-	c.heard, c.pinged = time.Now(), false
+	c.failed++
+	var refused *hubclient.Error
 	switch {
-	case !c.plain:
-		c.event(f.data)
-	case f.op == wsconn.OpBinary:
-		c.say(fmt.Sprintf("* %d bytes of binary data", len(f.data)))
-	default:
-		for i, text := range c.echoes { // it came back, and so did those before it
-			if strings.Contains(f.data, text) {
-				c.echoes = c.echoes[i+1:]
-				break
-			}
-		}
-		c.say(clean(f.data))
-	}
-	return false, nil
-}
-
-// lost decides what the end of a connection means.
-func (c *client) lost(err error) (end bool, _ error) {
-	c.conn.CloseNow()
-	c.conn, c.frames, c.ready = nil, nil, false
-	c.state(false)
-	if c.closing {
-		return true, c.result()
-	}
-	why := "no answer"
-	var closed *wsconn.CloseError
-	if errors.As(err, &closed) && closed.Remote {
-		why = cleanName(closed.Reason)
-		if why == "" {
-			why = fmt.Sprintf("code %d", closed.Code)
-		}
-		switch closed.Code {
-		case 1000, 1005: // it has nothing more to say
-			c.note("* the server closed the connection: " + why)
-			return true, c.result()
-		case 1002, 1003, 1007, 1008, 1009, 1010: // and would again (RFC 6455 section 7.4.1)
-			return true, fmt.Errorf("the server closed the connection: %s", why)
-		}
-	} else if closed != nil && closed.Err != nil {
-		why = cause(closed.Err).Error()
-		if errors.Is(closed.Err, io.EOF) || errors.Is(closed.Err, io.ErrUnexpectedEOF) {
-			why = "the server closed it without a word"
-		}
-	}
-	if !c.before {
-		return true, fmt.Errorf("the connection broke before it was ready: %s", why)
-	}
-	for _, text := range c.echoes {
+	case errors.Is(err, hubclient.ErrUncertain):
 		c.note("* not known if this was sent: " + clean(text))
-		c.failed++
+		return
+	case errors.As(err, &refused):
+		err = errors.New(cleanName(refused.Message))
 	}
-	c.echoes = nil
-	if time.Since(c.opened) > lastDelay {
-		c.attempts = 0
-	}
-	c.note(fmt.Sprintf("* connection lost: %s; trying to connect again", why))
-	c.again()
-	return false, nil
+	c.note(fmt.Sprintf("* not sent, %v: %s", err, clean(shorten(text))))
 }
 
-// again sets when to dial next: later each time, and never at once with all the others
-// who lost their connection in the same moment.
-func (c *client) again() {
-	delay := min(firstDelay<<min(c.attempts, 10), lastDelay)
-	c.attempts++
-	c.redial = time.Now().Add(c.notFor + delay/2 + rand.N(delay))
-	c.notFor = 0
+func shorten(s string) string {
+	if r := []rune(s); len(r) > 60 {
+		return string(r[:60]) + "…"
+	}
+	return s
+}
+
+// ended is what run returns when the server does not want the client any more.
+func (c *client) ended() error {
+	err := c.room.Err()
+	why := cause(err)
+	var closed *hubclient.CloseError
+	if errors.As(err, &closed) && closed.Code == 1000 { // it has nothing more to say
+		c.note("* the server closed the connection: " + why)
+		return c.result()
+	}
+	if errors.As(err, &closed) {
+		return fmt.Errorf("the server closed the connection: %s", why)
+	}
+	return fmt.Errorf("%s says: %s", c.url.Host, why)
+}
+
+// dial enters the room. A service may have mounted /room/{room} only.
+func dial(ctx context.Context, u *url.URL) (*hubclient.Client, error) {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	room, err := hubclient.Dial(ctx, u.String(), hubclient.WithOutbox(maxLines, maxBytes))
+	var refused *hubclient.HandshakeError
+	if errors.As(err, &refused) && refused.Status == http.StatusNotFound && u.Path == lobbyPath {
+		room, err = hubclient.Dial(ctx, u.JoinPath("lobby").String(), hubclient.WithOutbox(maxLines, maxBytes))
+	}
+	switch {
+	case err == nil:
+		return room, nil
+	case errors.As(err, &refused) && refused.Status < 300:
+		return nil, fmt.Errorf("%s is no WebSocket server: %s", u.Host, cause(err))
+	case errors.As(err, &refused):
+		return nil, fmt.Errorf("%s says: %s", u.Host, cause(err))
+	}
+	return nil, fmt.Errorf("can't reach %s: %s", u.Host, cause(err))
+}
+
+// cause is the part of an error that tells something to a person.
+func cause(err error) string {
+	var refused *hubclient.HandshakeError
+	var closed *hubclient.CloseError
+	var dns *net.DNSError
+	var op *net.OpError
+	var sys *os.SyscallError
+	switch {
+	case errors.As(err, &refused):
+		return cleanName(refused.Message)
+	case errors.As(err, &closed) && closed.Code != 1006:
+		if closed.Reason == "" {
+			return fmt.Sprintf("code %d", closed.Code)
+		}
+		return cleanName(closed.Reason)
+	case errors.As(err, &dns):
+		return dns.Err
+	case errors.As(err, &sys):
+		return sys.Err.Error()
+	case errors.As(err, &op):
+		return op.Err.Error()
+	case errors.Is(err, context.DeadlineExceeded):
+		return "no answer"
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return "the server closed it without a word"
+	case err == nil:
+		return ""
+	}
+	return cleanName(strings.TrimPrefix(err.Error(), "hubclient: "))
 }

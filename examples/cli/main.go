@@ -4,8 +4,7 @@
 //
 // It sends what is typed line by line and shows what the room says. "exit", Ctrl-D or
 // Ctrl-C leaves. A line that a lost connection cut off is sent again after the next
-// one is made, once. It speaks the JSON door (hub.v1.json) where the server does, and
-// plain text with any other WebSocket server.
+// one is made, once: package hubclient sees to that.
 package main
 
 import (

@@ -231,40 +231,6 @@ func TestNoLineIsLost(t *testing.T) {
 	require.Equal(t, want.String(), stdout)
 }
 
-func TestPlainServer(t *testing.T) {
-	for name, s := range map[string]*plainServer{"ignores subprotocols": {}, "refuses subprotocols": {refuse: true}} {
-		t.Run(name, func(t *testing.T) {
-			addr := s.start(t)
-			var input, want strings.Builder
-			for i := range 100 {
-				fmt.Fprintf(&input, "line %d\n", i)
-				fmt.Fprintf(&want, "alice: line %d\n", i)
-			}
-			stdout, stderr, code := pipe(t, input.String()+"exit\n", "-addr", addr, "-name", "alice")
-			require.Equal(t, 0, code, stderr)
-			require.Equal(t, want.String(), stdout)
-		})
-	}
-}
-
-func TestPlainServerReconnect(t *testing.T) {
-	s := &plainServer{}
-	p := start(t, "-addr", s.start(t), "-name", "alice")
-	<-s.joined
-	io.WriteString(p.in, "one\n")
-	require.Empty(t, p.until(t, "alice: one"))
-	s.cut()
-	<-s.joined
-	io.WriteString(p.in, "two\n")
-	require.Empty(t, p.until(t, "alice: two"))
-	p.in.Close()
-	rest, code := p.wait()
-	require.Equal(t, 0, code, p.stderr.String())
-	require.Empty(t, rest)
-	require.Contains(t, p.stderr.String(), "* connection lost: the server closed it without a word; ")
-	require.Contains(t, p.stderr.String(), "* connected again")
-}
-
 // TestRoomsOnly: a service that mounts /room/{room} and nothing else, as README's ten
 // lines do. A guest comes back to where it was, under the name that it had.
 func TestRoomsOnly(t *testing.T) {
@@ -290,7 +256,7 @@ func TestRoomsOnly(t *testing.T) {
 	require.Equal(t, name, (<-s.joined).Name())
 	again := <-asked
 	require.Equal(t, "/room/lobby", again.Path)
-	require.Equal(t, name, again.Query().Get("name"))
+	require.NotEmpty(t, again.Query().Get("session"))
 	p.in.Close()
 	_, code := p.wait()
 	require.Equal(t, 0, code, p.stderr.String())
@@ -312,30 +278,26 @@ func TestRefusedOnce(t *testing.T) {
 // TestTypedOffline: who types at a terminal while there is no connection hears of it.
 func TestTypedOffline(t *testing.T) {
 	var notes []string
-	c := &client{out: newOutbox(), note: func(s string) { notes = append(notes, s) }}
+	c := &client{note: func(s string) { notes = append(notes, s) }}
 	c.typed("offline", true)
-	c.ready = true
-	c.typed("online", true)
 	require.Equal(t, []string{"* waiting for the connection: offline"}, notes)
-	require.Len(t, c.out.lines, 2)
+	require.Equal(t, []string{"offline"}, c.early)
+	for range maxLines {
+		c.typed("more", true)
+	}
+	require.Len(t, c.early, maxLines)
+	require.Equal(t, "* not sent: 256 lines are waiting already", notes[maxLines])
+	require.Equal(t, 1, c.failed)
 }
 
-// TestDoNotComeBack: some close codes say that trying again can't help.
-func TestDoNotComeBack(t *testing.T) {
-	t.Run("too big for a plain server", func(t *testing.T) {
-		s := &plainServer{limit: 100}
-		_, stderr, code := pipe(t, strings.Repeat("x", 200)+"\n", "-addr", s.start(t), "-name", "alice")
-		require.Equal(t, 1, code)
-		require.Contains(t, stderr, "cli: the server closed the connection: too long\n")
-	})
-	t.Run("kicked", func(t *testing.T) {
-		s := startHub(t)
-		p := start(t, "-addr", s.addr, "-name", "alice")
-		(<-s.joined).Close(1008, "be nice")
-		_, code := p.wait()
-		require.Equal(t, 1, code)
-		require.True(t, strings.HasSuffix(p.stderr.String(), "cli: the server closed the connection: be nice\n"), p.stderr.String())
-	})
+// TestKicked: some close codes say not to come back.
+func TestKicked(t *testing.T) {
+	s := startHub(t)
+	p := start(t, "-addr", s.addr, "-name", "alice")
+	(<-s.joined).Close(1008, "be nice")
+	_, code := p.wait()
+	require.Equal(t, 1, code)
+	require.True(t, strings.HasSuffix(p.stderr.String(), "cli: the server closed the connection: be nice\n"), p.stderr.String())
 }
 
 // TestOneClearLine: what can't work says why in one line, with exit code 1.
@@ -457,7 +419,7 @@ func TestRefusedLine(t *testing.T) {
 	stdout, stderr, code := pipe(t, "one\n"+strings.Repeat("x", 1000)+"\nbad\ntwo\n", "-addr", s.addr, "-name", "alice")
 	require.Equal(t, 1, code)
 	require.Equal(t, "alice: one\nalice: two\n", stdout)
-	require.Contains(t, stderr, "not sent, longer than the server takes (1000 bytes): xxx")
+	require.Contains(t, stderr, "bytes on the wire, the server takes 1000: xxx")
 	require.Contains(t, stderr, "not sent, mind your language: bad")
 	require.Contains(t, stderr, "cli: 2 lines were not sent")
 }
