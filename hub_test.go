@@ -31,33 +31,13 @@ import (
 
 	"github.com/chathub-go/hub"
 	"github.com/chathub-go/hub/broker"
+	"github.com/chathub-go/hub/internal/leaktest"
 	"github.com/chathub-go/hub/internal/memnet"
 	"github.com/chathub-go/hub/internal/wsconn"
 )
 
 func TestMain(m *testing.M) {
-	before := runtime.NumGoroutine()
-	code := m.Run()
-	if code == 0 {
-		code = leaked(before)
-	}
-	os.Exit(code)
-}
-
-// leaked tells whether goroutines are left that were not there before the tests. The
-// runtime may need a moment to end those that have returned.
-func leaked(before int) int {
-	deadline := time.Now().Add(5 * time.Second)
-	for runtime.NumGoroutine() > before {
-		if time.Now().After(deadline) {
-			buf := make([]byte, 1<<20)
-			fmt.Fprintf(os.Stderr, "goroutines left: %d, before the tests: %d\n%s\n",
-				runtime.NumGoroutine(), before, buf[:runtime.Stack(buf, true)])
-			return 1
-		}
-		runtime.Gosched()
-	}
-	return 0
+	os.Exit(leaktest.Run(m))
 }
 
 // quiet is a logger for hubs that are expected to complain.

@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -14,7 +13,6 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
-	"runtime"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -24,6 +22,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/chathub-go/hub"
+	"github.com/chathub-go/hub/internal/leaktest"
 )
 
 // TestMain lets the test binary be the program itself, so that tests run it as a
@@ -33,13 +32,7 @@ func TestMain(m *testing.M) {
 		main()
 		os.Exit(0)
 	}
-	before := runtime.NumGoroutine()
-	code := m.Run()
-	fuzzing := flag.Lookup("test.fuzz").Value.String() != "" // it leaves a goroutine that waits for Ctrl-C
-	if code == 0 && !fuzzing && leaked(before) {
-		code = 1
-	}
-	os.Exit(code)
+	os.Exit(leaktest.Run(m))
 }
 
 // command is the program as a process; it is killed if it takes a minute.

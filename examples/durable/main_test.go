@@ -11,7 +11,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -21,6 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/chathub-go/hub/hubclient"
+	"github.com/chathub-go/hub/internal/leaktest"
 )
 
 func TestMain(m *testing.M) {
@@ -28,29 +28,7 @@ func TestMain(m *testing.M) {
 		main()
 		os.Exit(0)
 	}
-	before := runtime.NumGoroutine()
-	code := m.Run()
-	if code == 0 {
-		code = leaked(before)
-	}
-	os.Exit(code)
-}
-
-// leaked tells whether goroutines are left that were not there before the tests. The
-// runtime may need a moment to end those that have returned.
-func leaked(before int) int {
-	http.DefaultClient.CloseIdleConnections()
-	deadline := time.Now().Add(5 * time.Second)
-	for runtime.NumGoroutine() > before {
-		if time.Now().After(deadline) {
-			buf := make([]byte, 1<<20)
-			fmt.Fprintf(os.Stderr, "goroutines left: %d, before the tests: %d\n%s\n",
-				runtime.NumGoroutine(), before, buf[:runtime.Stack(buf, true)])
-			return 1
-		}
-		runtime.Gosched()
-	}
-	return 0
+	os.Exit(leaktest.Run(m))
 }
 
 // A program is this package's server as a process, which may be started again and again.

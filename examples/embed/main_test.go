@@ -9,22 +9,17 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"os"
-	"runtime"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/chathub-go/hub/internal/leaktest"
 	"github.com/chathub-go/hub/internal/wsconn"
 )
 
 func TestMain(m *testing.M) {
-	before := runtime.NumGoroutine()
-	code := m.Run()
-	if code == 0 && leaked(before) {
-		code = 1
-	}
-	os.Exit(code)
+	os.Exit(leaktest.Run(m))
 }
 
 func start(t *testing.T) (url string) {

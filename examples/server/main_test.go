@@ -11,7 +11,6 @@ import (
 	"os"
 	"os/exec"
 	"regexp"
-	"runtime"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -22,6 +21,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/chathub-go/hub"
+	"github.com/chathub-go/hub/internal/leaktest"
 	"github.com/chathub-go/hub/internal/wsconn"
 )
 
@@ -31,12 +31,7 @@ func TestMain(m *testing.M) {
 		main()
 		os.Exit(0)
 	}
-	before := runtime.NumGoroutine()
-	code := m.Run()
-	if code == 0 && leaked(before) {
-		code = 1
-	}
-	os.Exit(code)
+	os.Exit(leaktest.Run(m))
 }
 
 func command(t *testing.T, args ...string) *exec.Cmd {
