@@ -244,6 +244,36 @@ var anyRoom = hub.WithAuthorize(func(*hub.Client, string) error { return nil })
 
 func elapse(d time.Duration) { <-time.After(d) }
 
+// TestCloseLeavesNoHole: who still takes events while the client is closed gets no message behind one that was dropped.
+func TestCloseLeavesNoHole(t *testing.T) {
+	for range 100 { // when exactly it is closed is the scheduler's choice
+		inBubble(t, func(w *world) {
+			room, err := w.hub.Room("lobby")
+			require.NoError(t, err)
+			for i := range 200 {
+				_, err := room.Publish(background, hub.Text(fmt.Sprint(i)))
+				require.NoError(t, err)
+			}
+			alice := w.dial(hubclient.WithHistory(200), hubclient.WithQueue(1, 1000))
+			closed := make(chan struct{})
+			last := uint64(0)
+			for e := range alice.Events() {
+				if e.Type != hubclient.EventMessage {
+					continue
+				}
+				require.Equal(t, last, e.Message.Prev)
+				if last = e.Message.Seq; last == 50 {
+					go func() {
+						_ = alice.Close()
+						close(closed)
+					}()
+				}
+			}
+			<-closed
+		})
+	}
+}
+
 // TestLeftAndJoinedAgain: a Join that a Leave has ended does not take away the room that the next Join entered.
 func TestLeftAndJoinedAgain(t *testing.T) {
 	for range 20 { // which of them is first is the scheduler's choice
