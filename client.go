@@ -871,15 +871,23 @@ func (c *Client) presence(cmd *wire.Command) {
 	if st == nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(c.Context(), c.cfg.publishTimeout)
-	defer cancel()
-	members, count, err := st.r.members(ctx, wire.MaxListMembers)
-	if err != nil {
-		c.refused(c.explain(cmd, err, false))
+	// The list goes the way of the joins and leaves, so that it is never older than one that was told before it.
+	// What waits for the client goes first, as with any answer.
+	if c.conn.SendWait(c.Context(), wsconn.NewBatch()) != nil {
 		return
 	}
-	p := wire.Presence{ID: cmd.ID, Room: st.r.name, Members: members, Count: count}
-	c.reply(room.Encode(func(b []byte) []byte { return wire.AppendPresence(b, &p) }))
+	ctx, cancel := context.WithTimeout(c.Context(), c.cfg.publishTimeout)
+	defer cancel()
+	err := st.loop.TellMembers(ctx, st.m, wire.MaxListMembers, func(members []broker.Member, count int) *wsconn.Frame {
+		p := wire.Presence{ID: cmd.ID, Room: st.r.name, Members: members, Count: count}
+		return room.Encode(func(b []byte) []byte { return wire.AppendPresence(b, &p) })
+	})
+	switch {
+	case errors.Is(err, room.ErrNotMember):
+		c.refused(&wire.Error{ID: cmd.ID, Room: st.r.name, Code: wire.CodeNotInRoom, Message: "not in that room"})
+	case err != nil:
+		c.refused(c.explain(cmd, err, false))
+	}
 }
 
 func (c *Client) history(cmd *wire.Command) {

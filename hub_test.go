@@ -2523,6 +2523,44 @@ func TestShutdownRefusesWhoWaitsForTheBroker(t *testing.T) {
 	}, hub.WithBroker(b), hub.WithLogger(quiet))
 }
 
+// The answer to presence is no older than the joins and leaves that come before it, however long it waits for a
+// client that reads slowly.
+func TestPresenceIsNotOlderThanWhatCameBefore(t *testing.T) {
+	inBubble(t, func(w *world) {
+		p, _ := w.enter("lobby", "name=p")
+		other, hi := w.enter("lobby", "name=other")
+		require.Equal(t, "other", p.until("joined").Member.Name)
+		r, err := w.hub.Room("lobby")
+		require.NoError(t, err)
+		for range 6 { // the network takes two of them
+			_, err := r.Publish(context.Background(), hub.Text(strings.Repeat("x", 40_000)))
+			require.NoError(t, err)
+			synctest.Wait()
+		}
+		p.send(`{"type":"presence","id":"who"}`)
+		synctest.Wait()
+		other.leave()
+		synctest.Wait()
+		there := map[string]bool{}
+		for left, answered := false, false; !left || !answered; {
+			switch e := p.event(); e.Type {
+			case "left":
+				left = true
+				require.Equal(t, hi.User, e.Member.User)
+				delete(there, e.Member.Name)
+			case "presence":
+				answered = true
+				clear(there)
+				for _, m := range e.Members {
+					there[m.Name] = true
+				}
+			}
+		}
+		require.Equal(t, map[string]bool{"p": true}, there)
+		p.leave()
+	}, hub.WithQueue(8, 1<<20))
+}
+
 // A client leaves a room, and the broker does not hear of it before it ends the room's subscription: the client is not
 // taken for gone once it is back, on the same connection.
 func TestBackAfterTheSubscriptionEnded(t *testing.T) {

@@ -211,6 +211,7 @@ func later(a, b time.Time) time.Time {
 
 // read takes what comes, until the connection ends.
 func (l *link) read(ctx context.Context) error {
+	over := false // an event was dropped, since the client is to end: one behind it would leave a hole
 	for {
 		op, p, err := l.conn.Read(ctx)
 		if err != nil {
@@ -237,16 +238,16 @@ func (l *link) read(ctx context.Context) error {
 		if l.limit != limit {
 			l.conn.SetReadLimit(l.limit)
 		}
-		if e != nil {
+		if e != nil && !over {
 			e.measure(len(p))
-			l.deliver(ctx, e)
+			over = !l.deliver(ctx, e)
 		}
 	}
 }
 
 // deliver queues an event for the caller, and notes the position that it stands for: from there the room goes on when the
-// connection is lost.
-func (l *link) deliver(ctx context.Context, e *Event) {
+// connection is lost. It returns false where the client ends before there is a place in the queue.
+func (l *link) deliver(ctx context.Context, e *Event) bool {
 	c := l.c
 	for {
 		c.mu.Lock()
@@ -261,7 +262,7 @@ func (l *link) deliver(ctx context.Context, e *Event) {
 		blocked := l.blocked
 		c.mu.Unlock()
 		if lagging || !blocked {
-			return
+			return true
 		}
 		patience := time.NewTimer(lagPatience)
 		select {
@@ -273,7 +274,7 @@ func (l *link) deliver(ctx context.Context, e *Event) {
 		}
 		patience.Stop()
 		if ctx.Err() != nil || c.ctx.Err() != nil {
-			return
+			return false
 		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -242,6 +243,64 @@ func TestHalfOpen(t *testing.T) {
 var anyRoom = hub.WithAuthorize(func(*hub.Client, string) error { return nil })
 
 func elapse(d time.Duration) { <-time.After(d) }
+
+// TestCloseLeavesNoHole: who still takes events while the client is closed gets no message behind one that was dropped.
+func TestCloseLeavesNoHole(t *testing.T) {
+	for range 100 { // when exactly it is closed is the scheduler's choice
+		inBubble(t, func(w *world) {
+			room, err := w.hub.Room("lobby")
+			require.NoError(t, err)
+			for i := range 200 {
+				_, err := room.Publish(background, hub.Text(fmt.Sprint(i)))
+				require.NoError(t, err)
+			}
+			alice := w.dial(hubclient.WithHistory(200), hubclient.WithQueue(1, 1000))
+			closed := make(chan struct{})
+			last := uint64(0)
+			for e := range alice.Events() {
+				if e.Type != hubclient.EventMessage {
+					continue
+				}
+				require.Equal(t, last, e.Message.Prev)
+				if last = e.Message.Seq; last == 50 {
+					go func() {
+						_ = alice.Close()
+						close(closed)
+					}()
+				}
+			}
+			<-closed
+		})
+	}
+}
+
+// TestLeftAndJoinedAgain: a Join that a Leave has ended does not take away the room that the next Join entered.
+func TestLeftAndJoinedAgain(t *testing.T) {
+	for range 20 { // which of them is first is the scheduler's choice
+		inBubble(t, func(w *world) {
+			alice := w.dial(hubclient.WithBackoff(every(time.Second)))
+			_ = w.net.Close()
+			w.cut()
+			until(t, alice, hubclient.EventDisconnected)
+			first := make(chan error, 1)
+			go func() {
+				_, err := alice.Join(background, "games")
+				first <- err
+			}()
+			synctest.Wait()
+			require.NoError(t, alice.Leave(background, "games"))
+			second := make(chan error, 1)
+			go func() {
+				_, err := alice.Join(background, "games")
+				second <- err
+			}()
+			require.ErrorContains(t, <-first, "left")
+			w.serve(w.hub)
+			require.NoError(t, <-second)
+			require.Equal(t, []string{"games", "lobby"}, alice.Rooms())
+		}, hub.WithAuthorize(func(*hub.Client, string) error { return nil }))
+	}
+}
 
 // TestGoneForAnHour: no busy loop, no growing memory, and then all is well.
 func TestGoneForAnHour(t *testing.T) {

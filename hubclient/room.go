@@ -150,17 +150,20 @@ func (c *Client) Join(ctx context.Context, name string, opts ...JoinOption) (*We
 		c.mu.Unlock()
 		return nil, &Error{Room: name, Code: wire.CodeAlreadyInRoom, Message: "the client is in that room, or about to be"}
 	}
-	c.rooms[name] = &room{wanted: true, cursor: o.since, history: o.history}
+	r := &room{wanted: true, cursor: o.since, history: o.history}
+	c.rooms[name] = r
 	c.mu.Unlock()
 	_, err := c.do(ctx, newRequest(wire.Command{Type: wire.CommandJoin, Room: name}))
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	r := c.rooms[name]
-	if err == nil && (r == nil || r.hello == nil) {
+	mine := c.rooms[name] == r // it may have been left, and joined again
+	if err == nil && (!mine || r.hello == nil) {
 		err = &Error{Room: name, Code: wire.CodeNotInRoom, Message: "left meanwhile"}
 	}
 	if err != nil {
-		c.forget(name)
+		if mine {
+			c.forget(name)
+		}
 		return nil, err
 	}
 	return r.hello, nil

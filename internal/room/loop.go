@@ -19,6 +19,7 @@ import (
 	"github.com/chathub-go/hub/internal/fanout"
 	"github.com/chathub-go/hub/internal/presence"
 	"github.com/chathub-go/hub/internal/wire"
+	"github.com/chathub-go/hub/internal/wsconn"
 )
 
 var (
@@ -238,6 +239,31 @@ func (l *Loop) do(ctx context.Context, f func()) error {
 func (l *Loop) Members(ctx context.Context, most int) (members []broker.Member, count int, err error) {
 	err = l.do(ctx, func() { members, count = l.there.Some(most), l.there.Len() })
 	return members, count, err
+}
+
+// ErrNotMember means that the member is in the room no more.
+var ErrNotMember = errors.New("hub: not in the room")
+
+// TellMembers gives m a frame that says who is in the room, behind what the room has told it of joins and leaves, and
+// before what it will. It returns when that is on its way to m's connection. No bound counts the frame.
+func (l *Loop) TellMembers(ctx context.Context, m *Member, most int, encode func(members []broker.Member, count int) *wsconn.Frame) error {
+	told := make(chan error, 1)
+	err := l.do(ctx, func() {
+		if _, in := l.members[m]; !in {
+			told <- ErrNotMember
+			return
+		}
+		l.flush()
+		b := wsconn.NewBatch(encode(l.there.Some(most), l.there.Len()))
+		l.group.Then(m.place, func() {
+			_ = m.Conn.SendNow(b) // fails only for who has gone
+			told <- nil
+		})
+	})
+	if err != nil {
+		return err
+	}
+	return <-told // a worker never waits
 }
 
 // Close lets nobody in any more and calls closed for each member, on a goroutine of its

@@ -284,7 +284,8 @@ func (n *rawConn) refused(e *event) {
 	r := c.rooms[e.Room]
 	switch {
 	case e.ID == "who" && e.Code == "not_in_room": // it has left meanwhile
-	case e.ID == "who" && r != nil && r.in:
+	case e.ID == "who" && again && (r == nil || !r.in):
+	case e.ID == "who" && again:
 		time.AfterFunc(after, func() {
 			c.mu.Lock()
 			defer c.mu.Unlock()

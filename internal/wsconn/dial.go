@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"sync/atomic"
 
 	"nhooyr.io/websocket"
 )
@@ -22,19 +23,36 @@ type DialOptions struct {
 // other methods may be called concurrently.
 type ClientConn struct {
 	ws        *websocket.Conn
-	transport io.Closer // nil: not known
+	transport *clientTransport // nil: not known
 }
 
-// A handshaker keeps what a handshake leads to, so that it can be closed while nhooyr waits for the peer.
+// A handshaker keeps what a handshake leads to.
 type handshaker struct {
 	http.RoundTripper
-	transport io.Closer
+	transport *clientTransport
+}
+
+// A clientTransport can be closed while nhooyr waits for the peer, and knows when reading from it has failed.
+type clientTransport struct {
+	io.ReadWriteCloser
+	lost atomic.Bool
+}
+
+func (t *clientTransport) Read(p []byte) (int, error) {
+	n, err := t.ReadWriteCloser.Read(p)
+	if err != nil {
+		t.lost.Store(true)
+	}
+	return n, err
 }
 
 func (h *handshaker) RoundTrip(r *http.Request) (*http.Response, error) {
 	resp, err := h.RoundTripper.RoundTrip(r)
 	if err == nil && resp.StatusCode == http.StatusSwitchingProtocols {
-		h.transport = resp.Body
+		if body, ok := resp.Body.(io.ReadWriteCloser); ok {
+			h.transport = &clientTransport{ReadWriteCloser: body}
+			resp.Body = h.transport
+		}
 	}
 	return resp, err
 }
@@ -83,6 +101,9 @@ func (c *ClientConn) SetReadLimit(n int64) { c.ws.SetReadLimit(n) }
 // connection ends with it.
 func (c *ClientConn) Read(ctx context.Context) (Opcode, []byte, error) {
 	typ, p, err := c.ws.Read(ctx)
+	if err == nil && c.transport != nil && c.transport.lost.Load() {
+		err = io.ErrUnexpectedEOF // nhooyr takes a message that was cut short behind its header for an empty one
+	}
 	if err == nil {
 		return Opcode(typ), p, nil
 	}
