@@ -60,7 +60,7 @@ func (a *Arrival) FirstPage(ctx context.Context, since broker.Cursor, resume boo
 // first puts as much of a page into the joining as the member may be given at one time;
 // the rest is for CatchUp.
 func (a *Arrival) first(j *Joining, page *catchup.Page) {
-	stream := a.Loop.Stream()
+	stream := a.Loop.NewStream(page.Head.Epoch) // the page's, wherever the loop is
 	frames := a.frames(stream, page)
 	n, some := a.Member.fit(frames)
 	if n < len(frames) {
@@ -76,7 +76,7 @@ func (a *Arrival) first(j *Joining, page *catchup.Page) {
 // reads, until the loop takes over. Where it returns false, the error says whether the
 // history could not be read; there is none where the member is leaving.
 func (a *Arrival) CatchUp(ctx context.Context, at broker.Cursor) (live bool, err error) {
-	stream := a.Loop.Stream()
+	stream := a.Loop.NewStream(at.Epoch)
 	for {
 		// Live with a queue that is half empty: a burst right then is no reason to be
 		// taken for slow.

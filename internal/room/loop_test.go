@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/chathub-go/hub/broker"
+	"github.com/chathub-go/hub/internal/catchup"
 	"github.com/chathub-go/hub/internal/fanout"
 	"github.com/chathub-go/hub/internal/memnet"
 	"github.com/chathub-go/hub/internal/wire"
@@ -515,4 +516,38 @@ func TestAnnouncementsDoNotPileUp(t *testing.T) {
 	next := a.take()
 	require.Len(t, next, 1)
 	require.Equal(t, "stays", next[0].who.Client)
+}
+
+// past is a broker that shows a history that the loop has left.
+type past struct {
+	broker.Broker // nil: what an arrival must not call
+	page          broker.Page
+}
+
+func (p past) Since(context.Context, string, broker.Cursor, int) (broker.Page, error) {
+	return p.page, nil
+}
+
+// A page of history was read just before the loop heard that the room began anew: what is made of it is of its
+// own history, or the client would come back to the new one with a position of the old.
+func TestPageOfAHistoryThatTheLoopHasLeft(t *testing.T) {
+	onStage(t, func(s *stage) {
+		s.broker.say(broker.Event{Type: broker.EventGap, Gap: broker.GapBounds{Before: 1, Missed: -1}, Cursor: broker.Cursor{Epoch: "new"}})
+		synctest.Wait()
+		require.Equal(t, "new", s.loop.Stream().Epoch)
+
+		m := &broker.Message{Room: "lobby", Kind: broker.KindText, Data: []byte("x"), Cursor: at(7), Prev: 6}
+		reader := catchup.NewReader(past{page: broker.Page{
+			Verdict: broker.Gap, Gap: broker.GapBounds{Before: 7, Missed: 6}, Messages: []*broker.Message{m}, Next: at(7), Head: at(7),
+		}})
+		defer reader.Close()
+		g := s.guest("alice", "1")
+		a := &Arrival{Loop: s.loop, Member: g.m, Reader: reader}
+		j, recovery, err := a.FirstPage(context.Background(), at(0), true, 0)
+		require.NoError(t, err)
+		require.Equal(t, "gap", recovery)
+		require.Len(t, j.First, 2)
+		require.Contains(t, string(j.First[0].Bytes), broker.Cursor{Epoch: at(0).Epoch, Seq: 6}.String(), "the gap's cursor")
+		require.Equal(t, at(0).Epoch, j.First[1].Stream.(*Stream).Epoch, "the stream that a slow policy tells gaps of")
+	})
 }

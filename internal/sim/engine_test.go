@@ -32,6 +32,7 @@ type engineOptions struct {
 	waiting  int           // events for one subscription
 	sparse   bool          // seqs have holes
 	coy      bool          // gaps don't say how many messages are missing
+	broken   breakage      // which promise it breaks, on purpose
 }
 
 func newEngine(o engineOptions) *engine {
@@ -132,7 +133,7 @@ func (h *history) has(c broker.Cursor) bool {
 
 // find returns the kept message with m's key, within the window.
 func (s *shelf) find(m *broker.Message) *broker.Message {
-	if m.ID == "" || s.e.o.window <= 0 {
+	if m.ID == "" || s.e.o.window <= 0 || s.e.o.broken == keepsTwice {
 		return nil
 	}
 	r, ok := s.dedup[dedupKey{m.From.User, m.ID}]
@@ -234,11 +235,14 @@ func (s *shelf) since(after broker.Cursor, limit int) broker.Page {
 		after.Epoch = h.epoch
 	}
 	p := broker.Page{Verdict: broker.Recovered, Next: after, Head: head}
+	after = s.overlook(after)
 	first := h.upTo(after.Seq)
 	switch {
-	case after.Seq == 0 && after.Tag != 0 || !h.has(after):
+	case after.Seq == 0 && after.Tag != 0 || !h.has(after) || s.e.o.broken == resetsForNothing && len(h.log) > 20:
 		p.Verdict, p.Next = broker.Reset, head
 		return p
+	case first < s.edge && s.e.o.broken == hidesGaps:
+		first = s.edge
 	case first < s.edge:
 		p.Verdict, p.Next = broker.Gap, head
 		p.Gap = broker.GapBounds{After: after.Seq, Before: h.log[s.edge-1].Cursor.Seq + 1, Missed: s.count(s.edge - first)}
@@ -254,6 +258,9 @@ func (s *shelf) since(after broker.Cursor, limit int) broker.Page {
 
 // count is how many messages a gap says are missing.
 func (s *shelf) count(n int) int {
+	if s.e.o.broken == countsWrong {
+		n++
+	}
 	if s.e.o.coy {
 		return -1
 	}

@@ -266,7 +266,11 @@ func (p *process) kill() {
 		return
 	}
 	p.stop()
+	p.e.forget()
 	for _, l := range p.leases {
+		if p.e.o.broken == keepsGhosts {
+			break
+		}
 		time.AfterFunc(p.e.o.lease, func() {
 			p.e.mu.Lock()
 			defer p.e.mu.Unlock()

@@ -69,7 +69,9 @@ func (n *rawConn) read() error {
 		for _, l := range n.pause {
 			if l.after == events && !n.c.w.calm() {
 				count("slow reader")
+				n.lull(true)
 				n.c.w.pauseUntilCalm(l.long)
+				n.lull(false)
 			}
 		}
 		_, p, err := n.ws.Read(context.Background())
@@ -84,6 +86,12 @@ func (n *rawConn) read() error {
 		n.take(&e)
 		n.c.poke()
 	}
+}
+
+func (n *rawConn) lull(on bool) {
+	n.c.mu.Lock()
+	defer n.c.mu.Unlock()
+	n.lulled, n.heard = on, time.Now()
 }
 
 // take does what an event means.

@@ -86,6 +86,7 @@ type rawConn struct {
 	err     error         // before done is closed
 	heard   time.Time
 	pinged  bool
+	lulled  bool      // the reader does not read
 	holding bool      // what is under way is to be answered before anything is sent
 	held    *outgoing // what the hub takes first, before anything else
 	pause   []lull    // of the reader
@@ -331,7 +332,7 @@ func (n *rawConn) ended() bool {
 	default:
 		n.c.mu.Lock()
 		defer n.c.mu.Unlock()
-		dead := time.Since(n.heard) > deadAfter
+		dead := !n.lulled && time.Since(n.heard) > n.c.patience()
 		if dead {
 			count("given up as dead")
 		}
@@ -371,10 +372,13 @@ func (n *rawConn) lost() {
 	}
 }
 
-const (
-	pingAfter = 15 * time.Second
-	deadAfter = 30 * time.Second
-)
+// patience is for how long a silent connection counts as alive; at half of it the client asks.
+func (c *raw) patience() time.Duration {
+	if c.w.calm() {
+		return time.Minute
+	}
+	return 3 * time.Second
+}
 
 // next returns what to send now, or when to ask again.
 func (n *rawConn) next(now time.Time) (p []byte, wake time.Time) {
@@ -389,7 +393,7 @@ func (n *rawConn) next(now time.Time) (p []byte, wake time.Time) {
 		p, n.out = n.out[0], n.out[1:]
 		return p, wake
 	}
-	if !n.pinged && now.Sub(n.heard) >= pingAfter {
+	if !n.pinged && now.Sub(n.heard) >= c.patience()/2 {
 		n.pinged = true
 		return []byte(`{"type":"ping"}`), wake
 	}

@@ -3,56 +3,92 @@ package sim
 import (
 	"flag"
 	"fmt"
+	"os"
 	"runtime"
 	"sort"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"github.com/chathub-go/hub/broker"
 )
 
 var (
 	seeds = flag.Uint64("seeds", 300, "how many seeds TestSeeds runs")
 	seed  = flag.Uint64("seed", 0, "run this seed alone, and print its plan")
+	stop  = flag.Bool("stop", false, "begin no other seed once one has failed")
 )
 
-// simulate runs one seed and returns what was wrong.
-func simulate(t *testing.T, seed uint64, wrap func(broker.Broker) broker.Broker) (problems []string, p *plan) {
-	p = newPlan(seed)
+// simulate runs one plan and returns what was wrong.
+func simulate(t *testing.T, p *plan) (problems []string) {
 	synctest.Test(t, func(*testing.T) {
-		w := newWorld(p, wrap)
+		w := newWorld(p)
 		w.run()
 		problems = w.problems
 	})
-	return problems, p
+	return problems
 }
 
+// Each seed is a run of its own; what it decides stands in its plan.
 func TestSeeds(t *testing.T) {
 	first, last := uint64(1), *seeds
 	if *seed > 0 {
 		first, last = *seed, *seed
 	}
+	start := time.Now()
+	t.Cleanup(func() { // when all runs are over
+		t.Logf("%d seeds in %v on %d processors\n%s", last-first+1, time.Since(start).Round(time.Millisecond), runtime.GOMAXPROCS(0), happened())
+		if *seed == 0 && last >= 300 && !t.Failed() {
+			covered(t)
+		}
+	})
+	var failed atomic.Bool
 	for n := first; n <= last; n++ {
 		t.Run(fmt.Sprint("seed=", n), func(t *testing.T) {
 			t.Parallel()
-			problems, p := simulate(t, n, nil)
-			if *seed > 0 {
-				t.Logf("%v", p)
+			if failed.Load() && *stop {
+				return
 			}
+			p := newPlan(n)
+			problems := simulate(t, p)
 			if len(problems) > 0 {
-				t.Errorf("replay: go test ./internal/sim -run TestSeeds -seed %d\n  %s", n, strings.Join(problems[:min(len(problems), 20)], "\n  "))
+				failed.Store(true)
+				t.Errorf("%s\nreplay: go test ./internal/sim -run TestSeeds -seed %d\n%v", strings.Join(problems[:min(len(problems), 20)], "\n"), n, p)
+			} else if *seed > 0 {
+				t.Logf("%v", p)
 			}
 		})
 	}
-	start := time.Now()
-	t.Cleanup(func() {
-		t.Logf("%d seeds in %v on %d processors\n%s", last-first+1, time.Since(start).Round(time.Millisecond), runtime.GOMAXPROCS(0), coverage())
-	})
 }
 
-func coverage() string {
+// covered wants everything to have happened that the runs are about.
+func covered(t *testing.T) {
+	must := []string{
+		"verdict new", "verdict recovered", "verdict gap", "verdict reset", "reset told live", "gap", "gap told in plain",
+		"subscription lost messages", "end subscriptions", "new epoch", "new epoch live", "lose tail", "slow engine",
+		"restart", "drain", "drain cut short", "kill", "unacked kept", "unacked lost", "close room", "left room by the service",
+		"cut at a byte", "cut at a time", "stalled", "half open", "abandoned", "twin", "slow reader", "slow caller", "long absence",
+		"given up as dead", "given up as too old", "publish repeated", "acked as a duplicate", "duplicate answered", "answer of the broker lost",
+		"publish timed out", "publish cut short", "publish failed", "broker busy", "broker full", "presence failed", "history failed",
+		"error rate", "error busy", "error unavailable", "error out_of_order", "error draining", "error not_in_room",
+		"close 1000", "close 1001", "close 1006", "close 1011", "close 1012", "close 1013", "handshake 503",
+		"said again by the next program", "service repeats",
+		"hubclient: disconnected", "hubclient: lagged", "hubclient: uncertain", "hubclient: refused not_in_room",
+	}
+	if os.Getenv("HUB_NO_FASTPATH") == "" {
+		must = append(must, "fast path wrote short")
+	}
+	countsMu.Lock()
+	defer countsMu.Unlock()
+	for _, what := range must {
+		if counts[what] == 0 {
+			t.Errorf("in no run: %s", what)
+		}
+	}
+}
+
+// happened lists what happened, and how often.
+func happened() string {
 	countsMu.Lock()
 	defer countsMu.Unlock()
 	var lines []string

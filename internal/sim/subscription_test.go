@@ -128,6 +128,9 @@ func (sub *subscription) push(ev broker.Event, counts bool) {
 
 // message hands out m, or loses it.
 func (sub *subscription) message(m *broker.Message) {
+	if sub.swallow() {
+		return
+	}
 	if sub.lose > 0 {
 		sub.lose--
 		sub.lost = append(sub.lost, m)
@@ -136,7 +139,7 @@ func (sub *subscription) message(m *broker.Message) {
 		}
 		return
 	}
-	sub.push(broker.Event{Type: broker.EventMessage, Message: m}, true)
+	sub.push(broker.Event{Type: broker.EventMessage, Message: sub.corrupt(m)}, true)
 }
 
 // flushLost tells of what was lost.
@@ -305,6 +308,9 @@ func (s *shelf) tell(t broker.EventType, members []broker.Member) {
 func (l *lease) Close(context.Context) error {
 	l.p.e.mu.Lock()
 	defer l.p.e.mu.Unlock()
+	if l.p.closed { // a dead process can't say so
+		return broker.ErrClosed
+	}
 	l.end()
 	return nil
 }

@@ -28,8 +28,7 @@ type world struct {
 	ledger *ledger
 	sites  []*site
 	actors []actor
-	wrap   func(broker.Broker) broker.Broker // breaks the broker, on purpose
-	ctx    context.Context                   // ends with the run
+	ctx    context.Context // ends with the run
 	cancel context.CancelFunc
 	done   chan struct{} // closed when the clients are to go
 	calmed chan struct{} // closed when nothing goes wrong any more
@@ -62,9 +61,9 @@ type site struct {
 	process *process
 }
 
-func newWorld(p *plan, wrap func(broker.Broker) broker.Broker) *world {
+func newWorld(p *plan) *world {
 	w := &world{
-		p: p, e: newEngine(p.engine), net: newNetwork(p.seed, p.hubs, p.faulty), wrap: wrap,
+		p: p, e: newEngine(p.engine), net: newNetwork(p.seed, p.hubs, p.faulty),
 		ledger: &ledger{all: map[string][]*sent{}, free: map[string]bool{}},
 		done:   make(chan struct{}), calmed: make(chan struct{}), users: map[string]string{},
 	}
@@ -174,12 +173,8 @@ func (s *site) start() {
 	process := w.e.open(faults{
 		publish: draw(1), read: draw(2), update: draw(3), deliver: draw(4), commitLag: w.p.lag, late: w.p.late, errors: w.p.errors,
 	})
-	var b broker.Broker = process
-	if w.wrap != nil {
-		b = w.wrap(b)
-	}
 	h := hub.New(
-		hub.WithBroker(b), hub.WithAuthorize(func(*hub.Client, string) error { return nil }),
+		hub.WithBroker(process), hub.WithAuthorize(func(*hub.Client, string) error { return nil }),
 		hub.WithPublishRate(w.p.rate, w.p.burst), hub.WithQueue(w.p.queueMessages, w.p.queueBytes),
 		hub.WithLogger(slog.New(slog.DiscardHandler)), hub.WithWriteTimeout(5*time.Second),
 	)
