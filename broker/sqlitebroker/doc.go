@@ -46,8 +46,8 @@
 //
 // Damage is met with [ErrDamaged]. Open looks for it in the file's structure ([WithCheck]), and a message or a
 // room's row is checked against its checksum when it is read; a cursor's tag is that checksum. A Broker that
-// met damage while it opened or wrote refuses every publish from then on, and serves what can be read: a page of
-// history with a damaged message in it is an error. Where the file's first page, or its length, is wrong, Open fails. To mend it,
+// met damage while it opened or wrote refuses every publish from then on, and serves what can be read: who resumes is told
+// of a damaged message as of one that is not kept any more ([broker.Gap]). Where the file's first page, or its length, is wrong, Open fails. To mend it,
 // take a backup, or try `sqlite3 chat.db .recover`. Not noticed is damage to the hash of an ID: its repeat is kept again.
 //
 // # The file

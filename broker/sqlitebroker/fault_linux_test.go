@@ -18,7 +18,7 @@ func TestFullDisk(t *testing.T) {
 	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=2m"); err != nil {
 		t.Skip("can't mount a small file system: ", err)
 	}
-	defer func() { require.NoError(t, syscall.Unmount(dir, 0)) }()
+	defer func() { require.NoError(t, syscall.Unmount(dir, syscall.MNT_DETACH)) }()
 	filler := filepath.Join(dir, "filler")
 	require.NoError(t, os.WriteFile(filler, make([]byte, 512<<10), 0o600))
 	path := filepath.Join(dir, "chat.db")

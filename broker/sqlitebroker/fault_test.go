@@ -313,3 +313,62 @@ func TestPaths(t *testing.T) {
 		require.ErrorIs(t, err, ErrInUse)
 	}
 }
+
+// Who resumes is told of a message that is damaged or missing, and gets the others.
+func TestDamagedMessage(t *testing.T) {
+	b := openTest(t, filepath.Join(t.TempDir(), "chat.db"))
+	list := publishN(t, b, "lobby", 9, 10)
+	exec := func(text string) {
+		var err error
+		onWriter(t, b, func(w *writer) { _, err = w.conn.ExecContext(ctx, text) })
+		require.NoError(t, err)
+	}
+	exec("UPDATE messages SET data = 'hello' WHERE seq = 4")
+	exec("UPDATE messages SET time = time + 1 WHERE seq = 5")
+	exec("DELETE FROM messages WHERE seq = 8")
+	seqs := func(p broker.Page) (all []uint64) {
+		for _, m := range p.Messages {
+			all = append(all, m.Cursor.Seq)
+		}
+		return all
+	}
+	want := []struct {
+		verdict broker.Verdict
+		gap     broker.GapBounds
+		seqs    []uint64
+		more    bool
+	}{
+		{broker.Recovered, broker.GapBounds{}, []uint64{1, 2, 3}, true},
+		{broker.Gap, broker.GapBounds{After: 3, Before: 6, Missed: 2}, []uint64{6, 7}, true},
+		{broker.Gap, broker.GapBounds{After: 7, Before: 9, Missed: 1}, []uint64{9}, false},
+		{broker.Recovered, broker.GapBounds{}, nil, false},
+	}
+	var next broker.Cursor
+	for i, w := range want {
+		p, err := b.Since(ctx, "lobby", next, 100)
+		require.NoError(t, err)
+		require.Equal(t, w.verdict, p.Verdict, "verdict of page %d", i)
+		require.Equal(t, w.gap, p.Gap, "gap of page %d", i)
+		require.Equal(t, w.seqs, seqs(p), "messages of page %d", i)
+		require.Equal(t, w.more, p.More, "more after page %d", i)
+		next = p.Next
+	}
+	require.Equal(t, list[8].Cursor, next)
+	p, err := b.Since(ctx, "lobby", list[7].Cursor, 100)
+	require.NoError(t, err)
+	require.Equal(t, []uint64{9}, seqs(p), "after the message that is missing")
+	p, err = b.Before(ctx, "lobby", 0, 100)
+	require.NoError(t, err)
+	require.Equal(t, []uint64{1, 2, 3, 6, 7, 9}, seqs(p))
+
+	exec("UPDATE messages SET tag = tag + 1 WHERE seq = 9")
+	_, err = b.Head(ctx, "lobby")
+	require.ErrorIs(t, err, ErrDamaged, "a head")
+	onWriter(t, b, func(w *writer) { clear(w.states); w.used.Init() })
+	_, err = b.Publish(ctx, message(0))
+	require.ErrorIs(t, err, ErrDamaged, "a publish after a head that is damaged")
+	other := message(0)
+	other.Room = "other"
+	_, err = b.Publish(ctx, other)
+	require.ErrorIs(t, err, ErrDamaged, "a publish into another room")
+}

@@ -209,34 +209,52 @@ func (h *history) since(after broker.Cursor, limit int) (broker.Page, error) {
 	from := int64(after.Seq)
 	if after.Tag != 0 && from >= h.edge.seq {
 		at, err := h.position(from)
-		if err != nil {
+		if err != nil && !errors.Is(err, ErrDamaged) {
 			return p, err
 		}
-		if at.tag != after.Tag {
+		if err == nil && at.tag != after.Tag {
 			p.Verdict, p.Next = broker.Reset, head
 			return p, nil
 		}
 	}
-	if from < h.first {
-		p.Verdict, p.Next = broker.Gap, head
-		p.Gap = broker.GapBounds{After: after.Seq, Before: uint64(h.first) + 1, Missed: int(h.first - from)}
-		from = h.first
-	}
-	if from == h.head.seq {
-		return p, nil
-	}
+	from = max(from, h.first)
 	var err error
-	p.Messages, err = h.messages(h.r.forward, from, int64(limit))
-	if err != nil {
+	if p.Messages, from, err = h.next(from, limit); err != nil {
 		return p, err
 	}
-	last, err := h.check(from+1, p.Messages)
-	if err != nil {
-		return p, err
+	if from > int64(after.Seq) {
+		p.Verdict, p.Next = broker.Gap, head
+		p.Gap = broker.GapBounds{After: after.Seq, Before: uint64(from) + 1, Missed: int(from) - int(after.Seq)}
 	}
-	p.Next = last.Cursor
-	p.More = last.Cursor.Seq < head.Seq
+	if n := len(p.Messages); n > 0 {
+		p.Next = p.Messages[n-1].Cursor
+		p.More = p.Next.Seq < head.Seq
+	}
 	return p, nil
+}
+
+// next returns messages without a hole, and the seq before the first of them: from or, where what follows it
+// is damaged or missing, a later one.
+func (h *history) next(from int64, limit int) ([]*broker.Message, int64, error) {
+	for from < h.head.seq {
+		list, err := h.messages(h.r.forward, from, int64(limit), false)
+		if len(list) > 0 {
+			from = int64(list[0].Prev)
+			n := 1
+			for n < len(list) && list[n].Prev == list[n-1].Cursor.Seq {
+				n++
+			}
+			return list[:n], from, nil
+		}
+		if err == nil {
+			err = damaged("no message after %d", from)
+		}
+		if !errors.Is(err, ErrDamaged) {
+			return nil, from, err
+		}
+		from++
+	}
+	return nil, from, nil
 }
 
 // Before implements [broker.Broker].
@@ -272,35 +290,20 @@ func (h *history) before(before uint64, limit int) (broker.Page, error) {
 		return p, nil
 	}
 	var err error
-	if p.Messages, err = h.messages(h.r.back, first, end); err != nil {
+	if p.Messages, err = h.messages(h.r.back, first, end, true); err != nil {
 		return p, err
 	}
-	last, err := h.check(first, p.Messages)
-	if err == nil && last.Cursor.Seq != uint64(end) {
-		err = damaged("no message %d", end)
+	if n := len(p.Messages); n > 0 {
+		p.Next = p.Messages[n-1].Cursor
+	} else {
+		p.More = false // all are damaged
 	}
-	if err != nil {
-		return p, err
-	}
-	p.Next = last.Cursor
 	return p, nil
 }
 
-// check makes sure that no message is missing from list, which begins with seq, and returns the last.
-func (h *history) check(seq int64, list []*broker.Message) (*broker.Message, error) {
-	for i, m := range list {
-		if m.Cursor.Seq != uint64(seq)+uint64(i) {
-			return nil, damaged("no message %d", seq+int64(i))
-		}
-	}
-	if len(list) == 0 {
-		return nil, damaged("no message %d", seq)
-	}
-	return list[len(list)-1], nil
-}
-
-// messages are those that a statement selects with two numbers.
-func (h *history) messages(s *sql.Stmt, a, b int64) ([]*broker.Message, error) {
+// messages are those that a statement selects with two numbers. Damaged ones are left out or, without skip, end the
+// list with their error.
+func (h *history) messages(s *sql.Stmt, a, b int64, skip bool) ([]*broker.Message, error) {
 	rows, err := s.Query(h.id, a, b)
 	if err != nil {
 		return nil, err
@@ -309,8 +312,11 @@ func (h *history) messages(s *sql.Stmt, a, b int64) ([]*broker.Message, error) {
 	list := make([]*broker.Message, 0, min(b, h.head.seq-h.first, math.MaxInt16))
 	for rows.Next() {
 		m, _, err := h.r.b.scanMessage(rows, h.room, h.epoch)
+		if skip && errors.Is(err, ErrDamaged) {
+			continue
+		}
 		if err != nil {
-			return nil, err
+			return list, err
 		}
 		list = append(list, m)
 	}
