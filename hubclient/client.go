@@ -272,7 +272,7 @@ func (c *Client) same(p *Publication) (*Publication, error) {
 func (c *Client) fits(p *Publication) error {
 	if most := c.outbox.limits.MessageBytes; most > 0 && int64(len(p.command)) > most {
 		return &Error{ID: p.id, Room: p.room, Code: wire.CodeTooLarge,
-			Message: fmt.Sprintf("%d bytes on the wire, the server takes %d", len(p.command), most)}
+			Message: fmt.Sprintf("longer than the server takes (%d bytes)", most)}
 	}
 	return nil
 }

@@ -55,15 +55,9 @@ func fullJitter(attempt int) time.Duration {
 }
 
 // WithName sets the name that others see: 1 to 64 bytes of printable UTF-8, no ':', no '*' first, no space at
-// either end. By default, and with "", the server makes one up. Where the service knows its users it does not count.
-func WithName(name string) Option {
-	if name != "" {
-		if err := wire.ValidName(name); err != nil {
-			panic(fmt.Sprintf("hubclient: WithName: name %v", err))
-		}
-	}
-	return func(o *options) { o.name = name }
-}
+// either end. The server refuses others: [Dial] then returns a [*HandshakeError] of 400. By default, and with "", it makes
+// one up. Where the service knows its users the name does not count, and may be anything.
+func WithName(name string) Option { return func(o *options) { o.name = name } }
 
 // WithSession makes a guest the same user as in an earlier process: token is what [Client.Session] returned then.
 // It is a secret. By default a guest is new.

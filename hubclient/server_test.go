@@ -276,6 +276,7 @@ func TestTooBig(t *testing.T) {
 		require.Equal(t, uint64(6), r.Seq)
 		_, err = c.Publish(background, hubclient.Text(strings.Repeat("x", 1000)))
 		requireCode(t, "too_large", err)
+		require.ErrorContains(t, err, "longer than the server takes (1000 bytes)")
 	}, func(s *said) {
 		s.say(welcome(5, "new"))
 		s.hear()
@@ -405,6 +406,10 @@ func TestDial(t *testing.T) {
 		var h *hubclient.HandshakeError
 		require.ErrorAs(t, err, &h)
 		require.Equal(t, 400, h.Status)
+		_, err = w.tryDial("ws://hub.test/room/lobby", hubclient.WithName("a:b"))
+		require.ErrorAs(t, err, &h, "what a person typed is no reason to panic")
+		require.Equal(t, 400, h.Status)
+		require.Contains(t, h.Message, "name")
 		_, err = w.tryDial("ws://hub.test/elsewhere", hubclient.WithDialRetry())
 		require.ErrorAs(t, err, &h)
 		require.Equal(t, 404, h.Status, "final all the same")
@@ -423,8 +428,8 @@ func TestDial(t *testing.T) {
 		require.NoError(t, c.Close())
 	})
 	for name, bad := range map[string]func(){
-		"name": func() { hubclient.WithName("a:b") }, "history": func() { hubclient.WithHistory(1001) },
-		"outbox": func() { hubclient.WithOutbox(0, 1) }, "queue": func() { hubclient.WithQueue(1, 0) }, "join": func() { hubclient.JoinHistory(-1) },
+		"history": func() { hubclient.WithHistory(1001) },
+		"outbox":  func() { hubclient.WithOutbox(0, 1) }, "queue": func() { hubclient.WithQueue(1, 0) }, "join": func() { hubclient.JoinHistory(-1) },
 	} {
 		require.Panics(t, bad, name)
 	}
