@@ -56,10 +56,10 @@ type Error struct {
 
 func (e *Error) Error() string { return fmt.Sprintf("hubclient: %s: %s", e.Code, e.Message) }
 
-// A HandshakeError is the answer of a server that did not open a connection.
+// A HandshakeError is the answer of a server that did not open a connection, or not one of a hub.
 type HandshakeError struct {
-	Status     int           // of HTTP
-	Message    string        // the first line of the answer's body
+	Status     int           // of HTTP; below 400 it is no hub that answered
+	Message    string        // the first line of the answer's body; below 400, what the server does not speak
 	RetryAfter time.Duration // how long it wants to be left alone; 0: not said
 }
 
@@ -111,11 +111,8 @@ func isFinal(err error) bool {
 	if c, ok := errors.AsType[*CloseError](err); ok {
 		return c.final()
 	}
-	return errors.Is(err, errFinal)
+	return false
 }
-
-// errFinal is wrapped by what no repetition mends.
-var errFinal = errors.New("not to be repeated")
 
 func violation(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", ErrProtocol, fmt.Sprintf(format, args...))

@@ -162,7 +162,7 @@ func (c *Client) dial() (*wsconn.ClientConn, error) {
 	}
 	if p := conn.Subprotocol(); !strings.EqualFold(p, wire.Subprotocol) {
 		conn.CloseNow()
-		return nil, fmt.Errorf("hubclient: %w: the server does not speak %s", errFinal, wire.Subprotocol)
+		return nil, &HandshakeError{Status: http.StatusSwitchingProtocols, Message: "it does not speak " + wire.Subprotocol}
 	}
 	return conn, nil
 }
@@ -197,6 +197,9 @@ func (c *Client) address() string {
 func (c *Client) refusal(resp *http.Response, err error) error {
 	if resp == nil {
 		return fmt.Errorf("hubclient: dial: %w", err)
+	}
+	if resp.StatusCode < 400 {
+		return &HandshakeError{Status: resp.StatusCode, Message: "it does not speak WebSocket"}
 	}
 	var body []byte
 	if resp.Body != nil {

@@ -374,12 +374,13 @@ func TestHandshakes(t *testing.T) {
 					until(t, c, hubclient.EventDisconnected)
 					_, err := c.Next(background)
 					require.ErrorIs(t, err, io.EOF)
-					var h *hubclient.HandshakeError
-					if tc.status != 200 {
-						require.ErrorAs(t, c.Err(), &h)
-						require.Equal(t, []any{tc.status, "go away"}, []any{h.Status, h.Message})
+					want := "go away"
+					if tc.status < 400 {
+						want = "it does not speak WebSocket"
 					}
-					require.Error(t, c.Err())
+					var h *hubclient.HandshakeError
+					require.ErrorAs(t, c.Err(), &h)
+					require.Equal(t, []any{tc.status, want}, []any{h.Status, h.Message})
 					return
 				}
 				until(t, c, hubclient.EventWelcome)
@@ -401,6 +402,20 @@ func TestDial(t *testing.T) {
 		_, err := hubclient.Dial(background, url)
 		require.ErrorContains(t, err, want)
 	}
+	inBubble(t, func(w *world) {
+		_ = w.srv.Close()
+		dials := 0
+		w.serve(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+			dials++
+			if ws, err := websocket.Accept(rw, r, nil); err == nil {
+				_ = ws.CloseNow()
+			}
+		}))
+		_, err := w.tryDial("ws://hub.test/room/lobby", hubclient.WithDialRetry())
+		var h *hubclient.HandshakeError
+		require.ErrorAs(t, err, &h, "a WebSocket server that is no hub")
+		require.Equal(t, []any{101, "it does not speak hub.v1.json", 1}, []any{h.Status, h.Message, dials})
+	})
 	inBubble(t, func(w *world) {
 		_, err := w.tryDial("ws://hub.test/room/a%2Fb")
 		var h *hubclient.HandshakeError
