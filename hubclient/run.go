@@ -210,9 +210,6 @@ func (c *Client) refusal(resp *http.Response, err error) error {
 	if line == "" || strings.HasPrefix(line, "<") {
 		line = http.StatusText(resp.StatusCode)
 	}
-	if resp.StatusCode < 300 {
-		line = fmt.Sprintf("not a WebSocket server: %v", err)
-	}
 	h := &HandshakeError{Status: resp.StatusCode, Message: line, RetryAfter: retryAfter(resp.Header.Get("Retry-After"))}
 	c.mu.Lock()
 	defer c.mu.Unlock()

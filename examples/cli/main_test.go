@@ -412,7 +412,7 @@ func TestRefusedLine(t *testing.T) {
 	stdout, stderr, code := pipe(t, "one\n"+strings.Repeat("x", 1000)+"\nbad\ntwo\n", "-addr", s.addr, "-name", "alice")
 	require.Equal(t, 1, code)
 	require.Equal(t, "alice: one\nalice: two\n", stdout)
-	require.Contains(t, stderr, "bytes on the wire, the server takes 1000: xxx")
+	require.Contains(t, stderr, "not sent, longer than the server takes (1000 bytes): xxx")
 	require.Contains(t, stderr, "not sent, mind your language: bad")
 	require.Contains(t, stderr, "cli: 2 lines were not sent")
 }
