@@ -70,7 +70,7 @@ func newManaged(w *world, number int, r *rand.Rand) *managed {
 	}
 	if r.IntN(8) == 0 { // too long for what is under way
 		from := time.Duration(r.Int64N(int64(w.p.load)))
-		c.away = [2]time.Duration{from, from + 25*time.Second}
+		c.away = [2]time.Duration{from, from + 40*time.Second}
 	}
 	c.options = []hubclient.Option{
 		hubclient.WithName(c.name), hubclient.WithDialRetry(),
