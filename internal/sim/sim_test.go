@@ -76,7 +76,7 @@ func covered(t *testing.T) {
 		"subscription lost messages", "end subscriptions", "new epoch", "new epoch live", "lose tail", "slow engine",
 		"restart", "drain", "drain cut short", "kill", "unacked kept", "unacked lost", "close room", "left room by the service",
 		"cut at a byte", "cut at a time", "stalled", "half open", "abandoned", "twin", "slow reader", "slow caller", "long absence",
-		"given up as dead", "given up as too old", "publish repeated", "acked as a duplicate", "duplicate answered", "answer of the broker lost",
+		"given up as dead", "given up as too old", "given up by the next program", "publish repeated", "acked as a duplicate", "duplicate answered", "answer of the broker lost",
 		"publish timed out", "publish cut short", "publish failed", "broker busy", "broker full", "presence failed", "history failed",
 		"error rate", "error busy", "error unavailable", "error out_of_order", "error draining", "error not_in_room",
 		"close 1000", "close 1001", "close 1006", "close 1011", "close 1012", "close 1013", "handshake 503",
