@@ -24,6 +24,9 @@ const (
 
 // Each promise that the engine breaks is missed by the simulation within so many seeds.
 func TestBrokenEngines(t *testing.T) {
+	if raced {
+		t.Skip("that the checks bite has nothing to do with races")
+	}
 	const most = 300
 	for _, b := range []breakage{
 		keepsTwice, losesAcked, skipsEpoch, skipsTag, hidesGaps, countsWrong, resetsForNothing, swallowsEvents, changesMessages, keepsGhosts,

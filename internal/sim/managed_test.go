@@ -37,6 +37,7 @@ type managed struct {
 	rooms   map[string]*managedRoom
 	pending []*sent        // without an outcome, in order
 	doubt   map[*sent]bool // an earlier program may have published it
+	since   map[*sent]time.Time
 	said    bool
 	dials   int
 	start   time.Time
@@ -56,7 +57,7 @@ func newManaged(w *world, number int, r *rand.Rand) *managed {
 	c := &managed{
 		w: w, number: number, name: fmt.Sprint("client", number), home: w.room(r), lulls: lulls(r),
 		rnd:   rand.New(rand.NewPCG(w.p.seed, uint64(number)<<32|'d')),
-		rooms: map[string]*managedRoom{}, doubt: map[*sent]bool{},
+		rooms: map[string]*managedRoom{}, doubt: map[*sent]bool{}, since: map[*sent]time.Time{},
 	}
 	c.author = author{name: c.name, rnd: r, big: w.p.big, keys: w.p.keys, ids: true}
 	c.want(c.home)
@@ -70,7 +71,7 @@ func newManaged(w *world, number int, r *rand.Rand) *managed {
 	}
 	if r.IntN(8) == 0 { // too long for what is under way
 		from := time.Duration(r.Int64N(int64(w.p.load)))
-		c.away = [2]time.Duration{from, from + 25*time.Second}
+		c.away = [2]time.Duration{from, from + 40*time.Second}
 	}
 	c.options = []hubclient.Option{
 		hubclient.WithName(c.name), hubclient.WithDialRetry(),
@@ -196,6 +197,9 @@ func (c *managed) act(ctx context.Context, client *hubclient.Client, next int, w
 	old := slices.Clone(c.pending)
 	c.mu.Unlock()
 	for _, m := range old {
+		if c.tooOld(m) {
+			continue
+		}
 		count("said again by the next program")
 		if !c.say(ctx, client, m, wg) {
 			return next
@@ -214,6 +218,7 @@ func (c *managed) act(ctx context.Context, client *hubclient.Client, next int, w
 		c.w.ledger.add(a.say)
 		c.mu.Lock()
 		c.pending = append(c.pending, a.say)
+		c.since[a.say] = time.Now()
 		c.mu.Unlock()
 		if !c.say(ctx, client, a.say, wg) {
 			return next + 1
@@ -232,6 +237,18 @@ func (c *managed) act(ctx context.Context, client *hubclient.Client, next int, w
 		}
 	})
 	return next
+}
+
+// tooOld gives a message up whose first publishing the hub may not know any more.
+func (c *managed) tooOld(m *sent) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.doubt[m] || time.Since(c.since[m]) < c.w.p.window/2 {
+		return false
+	}
+	count("given up by the next program")
+	c.pending = slices.DeleteFunc(c.pending, func(o *sent) bool { return o == m })
+	return true
 }
 
 // say publishes a message; its outcome is noted when it is known.
