@@ -181,8 +181,9 @@ func (c *Client) Publish(ctx context.Context, m Message) (Receipt, error) {
 	}
 }
 
-// PublishAsync puts a message into the outbox, which may mean to wait for a place, and returns. Messages of one goroutine are sent, and kept
-// by the server, in the order of these calls. Its errors are [ErrOutboxFull], [ErrClosed], [ErrNotSent] where ctx has ended before,
+// PublishAsync puts a message into the outbox, which may mean to wait for a place, and returns. Messages of one goroutine to one room are
+// sent, and kept by the server, in the order of these calls; those to a room that is still to be joined again do not hold up
+// others. Its errors are [ErrOutboxFull], [ErrClosed], [ErrNotSent] where ctx has ended before,
 // [ErrIDReused], and a message that is malformed or larger than the server takes.
 func (c *Client) PublishAsync(ctx context.Context, m Message) (*Publication, error) {
 	return c.publish(ctx, m, 0)

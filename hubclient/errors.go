@@ -40,8 +40,8 @@ var (
 	ErrLagged = errors.New("hubclient: events were not taken in time")
 
 	// errStuck ends a connection on which the server waits for a message, before it takes others
-	// (ordered=1), that was given up.
-	errStuck = errors.New("hubclient: a message that was refused for a moment is too old to be sent again")
+	// (ordered=1), that was given up, or is for a room that the connection is not in any more.
+	errStuck = errors.New("hubclient: a message that was refused for a moment can't be sent again on this connection")
 
 	// errNoAnswer ends a connection on which nothing comes any more.
 	errNoAnswer = errors.New("hubclient: no answer")

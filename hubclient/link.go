@@ -183,11 +183,11 @@ func (l *link) next(now time.Time) (p []byte, wake time.Time, err error) {
 	if next := c.expire(now); !next.IsZero() {
 		due(next)
 	}
-	if c.outbox.stuck {
-		return nil, wake, errStuck
-	}
 	for {
 		m, again := c.outbox.next(now)
+		if c.outbox.stuck && c.outbox.flight == 0 { // before, what is under way would become uncertain
+			return nil, wake, errStuck
+		}
 		if m == nil {
 			if !again.IsZero() {
 				due(again)

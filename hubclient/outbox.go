@@ -112,17 +112,22 @@ func (o *outbox) first() *Publication {
 
 // next returns what to send now. Without, wake is when to ask again; zero: when something has happened.
 func (o *outbox) next(now time.Time) (p *Publication, wake time.Time) {
-	if o.refused && o.flight > 0 || o.flight >= maxFlight {
+	if o.stuck || o.refused && o.flight > 0 || o.flight >= maxFlight {
 		return nil, wake
 	}
 	if now.Before(o.pause) {
 		return nil, o.pause
 	}
-	i := slices.IndexFunc(o.list, func(p *Publication) bool { return !p.flying && o.rooms(p.room) })
-	if i < 0 {
+	if p = o.held; p == nil {
+		i := slices.IndexFunc(o.list, func(p *Publication) bool { return !p.flying && o.rooms(p.room) })
+		if i < 0 {
+			return nil, wake
+		}
+		p = o.list[i]
+	} else if !o.rooms(p.room) { // nor can those to other rooms be sent: on the next connection they can
+		o.stuck = true
 		return nil, wake
 	}
-	p = o.list[i]
 	if o.flight > 0 && o.flightBytes+p.size() > maxFlightBytes {
 		return nil, wake
 	}

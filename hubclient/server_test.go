@@ -318,6 +318,85 @@ func TestRefusedForEver(t *testing.T) {
 	}
 }
 
+// TestHeldInAnotherRoom: the message that the server waits for is sent before older ones of a room that is back only now, and
+// where its own room is closed meanwhile, nobody asks without end for what the server does not take.
+func TestHeldInAnotherRoom(t *testing.T) {
+	const n = 100 // more than go out at once
+	for _, held := range []string{"lobby", "games"} {
+		t.Run(held, func(t *testing.T) {
+			asked := 0
+			scripted(t, func(s *script, c *hubclient.Client) {
+				_, err := c.Join(background, "games")
+				require.NoError(t, err)
+				until(t, c, hubclient.EventDisconnected)
+				var list []*hubclient.Publication
+				for i := range n + 1 {
+					m := hubclient.Text(fmt.Sprint(i))
+					if held == "lobby" && i < n || held == "games" && i == 0 {
+						m.Room = "games"
+					}
+					p, err := c.PublishAsync(background, m)
+					require.NoError(t, err)
+					list = append(list, p)
+				}
+				for _, p := range list {
+					_, err := p.Result()
+					require.NoError(t, err)
+				}
+				require.Less(t, asked, 3*n)
+			}, func(s *said) {
+				s.say(welcome(5, "new"))
+				s.hear()
+				s.say(strings.Replace(welcome(5, "new"), "lobby", "games", 1))
+				synctest.Wait()
+			}, func(s *said) {
+				s.say(welcome(5, "recovered"))
+				games := strings.Replace(welcome(5, "recovered"), "lobby", "games", 1)
+				blocked, first := "", true
+				for asked < 5*n {
+					cmd := s.hear()
+					switch {
+					case cmd.Type == "join" && held == "games" && first:
+						s.say(games)
+						continue
+					case cmd.Type == "join":
+						time.AfterFunc(50*time.Millisecond, func() { s.say(games) })
+						continue
+					case cmd.Type != "publish":
+						return
+					}
+					asked++
+					switch {
+					case blocked != "" && cmd.ID != blocked:
+						s.say(fmt.Sprintf(`{"type":"error","id":%q,"code":"out_of_order","message":"no"}`, cmd.ID))
+					case first && cmd.Room == held:
+						blocked, first = cmd.ID, false
+						s.say(fmt.Sprintf(`{"type":"error","id":%q,"code":"busy","message":"no","retry_after_ms":100}`, cmd.ID))
+						if held == "games" {
+							s.say(`{"type":"left_room","room":"games","reason":"shutdown"}`)
+						}
+					default:
+						blocked = ""
+						s.say(fmt.Sprintf(`{"type":"ack","id":%q,"seq":6}`, cmd.ID))
+					}
+				}
+			}, func(s *said) {
+				s.say(welcome(5, "recovered"))
+				for {
+					switch cmd := s.hear(); cmd.Type {
+					case "join":
+						s.say(strings.Replace(welcome(5, "recovered"), "lobby", "games", 1))
+					case "publish":
+						s.say(fmt.Sprintf(`{"type":"ack","id":%q,"seq":6}`, cmd.ID))
+					default:
+						return
+					}
+				}
+			})
+		})
+	}
+}
+
 // TestPoison: a message on which the server fails each time is given up.
 func TestPoison(t *testing.T) {
 	scripted(t, func(s *script, c *hubclient.Client) {
