@@ -124,14 +124,20 @@ func (l *link) write(ctx context.Context) error {
 	}
 }
 
-// ended is why a write failed: what the server said last, if it said why.
+// ended is why a write failed: what the server said last, if it said why. The reader may be about to find out: a close frame
+// makes writes fail before the reader returns. It may also wait for the caller to take events.
 func (l *link) ended(err error) error {
+	patience := time.NewTimer(closeTimeout)
+	defer patience.Stop()
 	select {
 	case <-l.done:
-		return l.err
-	default:
-		return &CloseError{Code: 1006, err: err}
+		if ce, ok := errors.AsType[*CloseError](l.err); !ok || ce.Code != 1006 {
+			return l.err
+		}
+	case <-patience.C:
+	case <-l.c.ctx.Done():
 	}
+	return &CloseError{Code: 1006, err: err}
 }
 
 // next returns the next frame to send, nil for none before wake or a signal.

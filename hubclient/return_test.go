@@ -334,6 +334,31 @@ func TestKicked(t *testing.T) {
 	}))
 }
 
+// TestKickedWhilePublishing: what the server said last counts, also where a write fails before it was read.
+func TestKickedWhilePublishing(t *testing.T) {
+	for range 20 {
+		inBubble(t, func(w *world) {
+			alice := w.dial(hubclient.WithBackoff(every(0)), hubclient.WithOutbox(1000, 10<<20))
+			go func() {
+				for {
+					if _, err := alice.PublishAsync(background, hubclient.Text("x")); err != nil {
+						return
+					}
+				}
+			}()
+			for range alice.Events() {
+			}
+			var ce *hubclient.CloseError
+			require.ErrorAs(t, alice.Err(), &ce)
+			require.Equal(t, 1008, ce.Code)
+			require.Equal(t, int32(1), w.dials.Load())
+		}, fast, hub.WithHandler(func(in *hub.Incoming) error {
+			in.Client.Close(1008, "out")
+			return nil
+		}))
+	}
+}
+
 // TestLeave: a room can be left at any moment, also one that is not reached yet.
 func TestLeave(t *testing.T) {
 	inBubble(t, func(w *world) {
