@@ -14,7 +14,8 @@ var (
 	ErrClosed = errors.New("hubclient: client closed")
 
 	// ErrUncertain means that a message was sent and its outcome is not known: it may be kept or not.
-	// It is not sent again, since it could come twice. An error of a publish that is not this one
+	// It is not sent again, since it could come twice; but if the context of [Client.Publish] has ended,
+	// it still may be, while that is safe. An error of a publish that is not this one
 	// says that the message was not kept.
 	ErrUncertain = errors.New("hubclient: not known whether the message was kept")
 

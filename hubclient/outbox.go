@@ -38,7 +38,7 @@ type Publication struct {
 	maybe    time.Time // when it was first sent with an outcome that is not known; zero: it is not kept
 	refusals int
 	crashed  int // connections that ended with 1011 on it
-	waiters  int // calls of Publish
+	wanted   int // by so many calls: those of Publish that wait, and all of PublishAsync
 
 	done    chan struct{}
 	receipt Receipt // before done is closed
