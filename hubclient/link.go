@@ -301,7 +301,7 @@ func (l *link) lag() {
 // moved notes that the caller will get e. c.mu is held.
 func (c *Client) moved(e *Event) {
 	r := c.rooms[e.Room]
-	if r == nil {
+	if r == nil || !r.in { // left, and maybe to be joined anew, since it was read
 		return
 	}
 	switch {

@@ -418,6 +418,33 @@ func TestLeave(t *testing.T) {
 	}, hub.WithRoomsPerClient(5), anyRoom)
 }
 
+// TestJoinWhileLeaving: what still comes of the stay that a Leave has given up waiting for the end of does not count for the next one.
+func TestJoinWhileLeaving(t *testing.T) {
+	scripted(t, func(s *script, c *hubclient.Client) {
+		_, err := c.Join(background, "games")
+		require.NoError(t, err)
+		ctx, cancel := context.WithTimeout(background, time.Second)
+		defer cancel()
+		require.ErrorIs(t, c.Leave(ctx, "games"), context.DeadlineExceeded)
+		hi, err := c.Join(background, "games")
+		require.NoError(t, err)
+		require.Equal(t, uint64(6), hi.Seq)
+		require.Equal(t, numbers(7, 7), texts(t, c, 1))
+		require.Equal(t, 1, s.n, "connections")
+	}, func(s *said) {
+		games := func(event string) string { return strings.Replace(event, "lobby", "games", 1) }
+		s.say(welcome(5, "new"))
+		s.hear()
+		s.say(games(welcome(5, "new")))
+		leave := s.hear()
+		elapse(2 * time.Second)
+		s.say(games(message(6, 5)), fmt.Sprintf(`{"type":"left_room","id":%q,"room":"games"}`, leave.ID))
+		s.hear()
+		s.say(games(welcome(6, "new")), games(message(7, 6)))
+		s.stay()
+	})
+}
+
 // TestShutOut: a room that is closed to the client while it was away is told as left.
 func TestShutOut(t *testing.T) {
 	allowed := true

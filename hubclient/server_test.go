@@ -137,6 +137,7 @@ func TestBrokenPromises(t *testing.T) {
 		"a hole after a gap":            {[]string{message(6, 5), message(7, 6), `{"type":"gap","room":"lobby","after":7,"before":10}`, message(12, 11)}, "message 12 follows 11"},
 		"an ack of what was never sent": {[]string{message(6, 5), message(7, 6), `{"type":"ack","id":"x","seq":9}`}, `an ack of "x"`},
 		"a second welcome":              {[]string{message(6, 5), message(7, 6), welcome(7, "new")}, "a second welcome"},
+		"a welcome to no room of ours":  {[]string{message(6, 5), message(7, 6), strings.Replace(welcome(7, "new"), "lobby", "games", 1)}, "not asked for"},
 		"no JSON":                       {[]string{message(6, 5), message(7, 6), `{"type":`}, "can't be read"},
 		"another type of a field":       {[]string{message(6, 5), message(7, 6), `{"type":"message","seq":"8"}`}, "can't be read"},
 		"a message without data":        {[]string{message(6, 5), message(7, 6), strings.Replace(message(8, 7), `"data"`, `"date"`, 1)}, "without data"},
