@@ -270,7 +270,7 @@ func (c *Client) same(p *Publication) (*Publication, error) {
 }
 
 // fits refuses what the server would close the connection for. c.mu is held.
-func (c *Client) fits(p *Publication) error {
+func (c *Client) fits(p *Publication) *Error {
 	if most := c.outbox.limits.MessageBytes; most > 0 && int64(len(p.command)) > most {
 		return &Error{ID: p.id, Room: p.room, Code: wire.CodeTooLarge,
 			Message: fmt.Sprintf("%d bytes on the wire, the server takes %d", len(p.command), most)}

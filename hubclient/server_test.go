@@ -289,6 +289,43 @@ func TestTooBig(t *testing.T) {
 	})
 }
 
+// TestTooBigByOther: no message is told as not kept for another's size, nor one that may have been kept before.
+func TestTooBigByOther(t *testing.T) {
+	scripted(t, func(s *script, c *hubclient.Client) {
+		var list []*hubclient.Publication
+		for _, text := range []string{"1", strings.Repeat("2", 500), "3"} {
+			p, err := c.PublishAsync(background, hubclient.Text(text))
+			require.NoError(t, err)
+			list = append(list, p)
+		}
+		for i, p := range list {
+			_, err := p.Result()
+			if i != 1 {
+				require.NoError(t, err, i)
+				continue
+			}
+			requireCode(t, "too_large", err)
+			require.ErrorIs(t, err, hubclient.ErrUncertain)
+		}
+	}, func(s *said) {
+		s.say(welcome(5, "new"))
+		s.hear()
+		s.hear()
+		s.hear()
+	}, func(s *said) {
+		s.say(welcome(5, "recovered"))
+		s.hear()
+		s.hear()
+		s.close(1009)
+	}, func(s *said) {
+		s.say(welcome(5, "recovered"))
+		for range 2 {
+			s.say(fmt.Sprintf(`{"type":"ack","id":%q,"seq":6}`, s.hear().ID))
+		}
+		s.stay()
+	})
+}
+
 // TestRefusedForEver: whatever the server refuses for, it is not asked again and again without a pause.
 func TestRefusedForEver(t *testing.T) {
 	for _, code := range []string{"rate", "busy", "unavailable", "out_of_order", "draining"} {
@@ -544,6 +581,45 @@ func TestUnread(t *testing.T) {
 		}
 		require.Equal(t, numbers(1, n), texts(t, alice, n))
 	}, fast, hub.WithHistory(5000, time.Hour))
+}
+
+// TestUnreadEnd: to let events go by ends no message's hopes of an answer, and hides no end of a stay.
+func TestUnreadEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		_ = w.srv.Close()
+		w.serve(&script{t: t, steps: []func(*said){func(s *said) {
+			s.say(welcome(5, "new"))
+			s.hear()
+			s.say(strings.Replace(welcome(5, "new"), "lobby", "games", 1), message(6, 5), message(7, 6), message(8, 7))
+			id := s.hear().ID
+			elapse(3 * time.Second)
+			s.say(`{"type":"left_room","room":"games","reason":"kicked"}`, fmt.Sprintf(`{"type":"ack","id":%q,"seq":9}`, id))
+			id = s.hear().ID
+			elapse(3 * time.Second)
+			s.say(fmt.Sprintf(`{"type":"ack","id":%q,"reached":1}`, id))
+			s.stay()
+		}, func(s *said) {
+			s.say(welcome(6, "recovered"))
+			s.stay()
+		}}})
+		c := w.dial(hubclient.WithQueue(3, 1<<20))
+		_, err := c.Join(background, "games")
+		require.NoError(t, err)
+		publish(t, c, "behind what nobody reads")
+		require.Equal(t, []string{"lobby"}, c.Rooms())
+		m := hubclient.Text("psst")
+		m.To.User = "u"
+		direct, err := c.PublishAsync(background, m)
+		require.NoError(t, err)
+		elapse(time.Second)
+		require.Equal(t, "kicked", until(t, c, hubclient.EventLeftRoom).Reason)
+		require.ErrorIs(t, until(t, c, hubclient.EventDisconnected).Err, hubclient.ErrLagged)
+		require.Equal(t, "recovered", until(t, c, hubclient.EventWelcome).Welcome.Recovery)
+		r, err := direct.Result()
+		require.NoError(t, err)
+		require.Equal(t, 1, r.Reached)
+	})
 }
 
 // TestCallback: it may do what it likes, also publish and close.
