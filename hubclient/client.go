@@ -163,13 +163,13 @@ func parseURL(s string) (*url.URL, error) {
 // Publish sends a message and waits for its receipt. If the context ends first, the error wraps the context's, and
 //
 //   - [ErrOutboxFull] or [ErrNotSent]: the message was not sent, and won't be;
-//   - [ErrUncertain]: it was sent, and stays in the outbox until its outcome is known. To publish it again with the same ID and payload
-//     is to wait for it again.
+//   - [ErrUncertain]: it was sent, or another call has published it too, and it stays in the outbox until its outcome is known. To
+//     publish it again with the same ID and payload is to wait for it again.
 //
 // Other errors: [*Error], the server refused it for good; [ErrUncertain], it was sent and its outcome will not be known;
 // [ErrClosed] with [ErrNotSent] or ErrUncertain; a message that is malformed.
 func (c *Client) Publish(ctx context.Context, m Message) (Receipt, error) {
-	p, err := c.publish(ctx, m, 1)
+	p, err := c.publish(ctx, m)
 	if err != nil {
 		return Receipt{}, err
 	}
@@ -181,11 +181,12 @@ func (c *Client) Publish(ctx context.Context, m Message) (Receipt, error) {
 	}
 }
 
-// PublishAsync puts a message into the outbox, which may mean to wait for a place, and returns. Messages of one goroutine are sent, and kept
-// by the server, in the order of these calls. Its errors are [ErrOutboxFull], [ErrClosed], [ErrNotSent] where ctx has ended before,
+// PublishAsync puts a message into the outbox, which may mean to wait for a place, and returns. Messages of one goroutine to one room are
+// sent, and kept by the server, in the order of these calls; those to a room that is still to be joined again do not hold up
+// others. Its errors are [ErrOutboxFull], [ErrClosed], [ErrNotSent] where ctx has ended before,
 // [ErrIDReused], and a message that is malformed or larger than the server takes.
 func (c *Client) PublishAsync(ctx context.Context, m Message) (*Publication, error) {
-	return c.publish(ctx, m, 0)
+	return c.publish(ctx, m)
 }
 
 // ID returns the message's ID.
@@ -210,7 +211,7 @@ func (p *Publication) Wait(ctx context.Context) (Receipt, error) {
 	}
 }
 
-func (c *Client) publish(ctx context.Context, m Message, waiters int) (*Publication, error) {
+func (c *Client) publish(ctx context.Context, m Message) (*Publication, error) {
 	if m.ID == "" {
 		m.ID = rand.Text()
 	}
@@ -226,7 +227,7 @@ func (c *Client) publish(ctx context.Context, m Message, waiters int) (*Publicat
 	}
 	p := &Publication{
 		c: c, id: m.ID, room: cmd.Room, direct: m.To.Client != "" || m.To.User != "",
-		command: wire.AppendCommand(nil, cmd), done: make(chan struct{}), waiters: waiters,
+		command: wire.AppendCommand(nil, cmd), done: make(chan struct{}), wanted: 1,
 	}
 	if same, err := c.same(p); same != nil || err != nil {
 		return same, err
@@ -264,12 +265,12 @@ func (c *Client) same(p *Publication) (*Publication, error) {
 	if !old.same(p.command) {
 		return nil, ErrIDReused
 	}
-	old.waiters += p.waiters
+	old.wanted++
 	return old, nil
 }
 
 // fits refuses what the server would close the connection for. c.mu is held.
-func (c *Client) fits(p *Publication) error {
+func (c *Client) fits(p *Publication) *Error {
 	if most := c.outbox.limits.MessageBytes; most > 0 && int64(len(p.command)) > most {
 		return &Error{ID: p.id, Room: p.room, Code: wire.CodeTooLarge,
 			Message: fmt.Sprintf("longer than the server takes (%d bytes)", most)}
@@ -308,12 +309,9 @@ func (c *Client) abandon(p *Publication, cause error) (Receipt, error) {
 		return p.receipt, p.err
 	default:
 	}
-	p.waiters--
-	if p.sentAt.IsZero() {
+	if p.wanted--; p.wanted == 0 && p.sentAt.IsZero() {
 		err := fmt.Errorf("%w: %w", ErrNotSent, cause)
-		if p.waiters == 0 {
-			c.resolve(p, Receipt{}, err)
-		}
+		c.resolve(p, Receipt{}, err)
 		return Receipt{}, err
 	}
 	return Receipt{}, fmt.Errorf("%w: %w", ErrUncertain, cause)
@@ -412,7 +410,7 @@ func (c *Client) Rooms() []string {
 	defer c.mu.Unlock()
 	var list []string
 	for name, r := range c.rooms {
-		if r.wanted && r.cursor != "" {
+		if r.wanted && r.hello != nil {
 			list = append(list, name)
 		}
 	}

@@ -14,7 +14,8 @@ var (
 	ErrClosed = errors.New("hubclient: client closed")
 
 	// ErrUncertain means that a message was sent and its outcome is not known: it may be kept or not.
-	// It is not sent again, since it could come twice. An error of a publish that is not this one
+	// It is not sent again, since it could come twice; but if the context of [Client.Publish] has ended,
+	// it still may be, while that is safe. An error of a publish that is not this one
 	// says that the message was not kept.
 	ErrUncertain = errors.New("hubclient: not known whether the message was kept")
 
@@ -40,8 +41,8 @@ var (
 	ErrLagged = errors.New("hubclient: events were not taken in time")
 
 	// errStuck ends a connection on which the server waits for a message, before it takes others
-	// (ordered=1), that was given up.
-	errStuck = errors.New("hubclient: a message that was refused for a moment is too old to be sent again")
+	// (ordered=1), that was given up, or is for a room that the connection is not in any more.
+	errStuck = errors.New("hubclient: a message that was refused for a moment can't be sent again on this connection")
 
 	// errNoAnswer ends a connection on which nothing comes any more.
 	errNoAnswer = errors.New("hubclient: no answer")

@@ -30,6 +30,7 @@ type link struct {
 	pinged  bool      // since then
 	open    bool      // welcomed
 	blocked bool      // the reader waits for the caller to take events
+	ending  time.Time // since when it waits for the last answers, lagging
 	lagging bool      // it does not wait any more: events go by
 	gone    bool      // it has ended
 	timer   *time.Timer
@@ -124,14 +125,20 @@ func (l *link) write(ctx context.Context) error {
 	}
 }
 
-// ended is why a write failed: what the server said last, if it said why.
+// ended is why a write failed: what the server said last, if it said why. The reader may be about to find out: a close frame
+// makes writes fail before the reader returns. It may also wait for the caller to take events.
 func (l *link) ended(err error) error {
+	patience := time.NewTimer(closeTimeout)
+	defer patience.Stop()
 	select {
 	case <-l.done:
-		return l.err
-	default:
-		return &CloseError{Code: 1006, err: err}
+		if ce, ok := errors.AsType[*CloseError](l.err); !ok || ce.Code != 1006 {
+			return l.err
+		}
+	case <-patience.C:
+	case <-l.c.ctx.Done():
 	}
+	return &CloseError{Code: 1006, err: err}
 }
 
 // next returns the next frame to send, nil for none before wake or a signal.
@@ -153,7 +160,12 @@ func (l *link) next(now time.Time) (p []byte, wake time.Time, err error) {
 		return nil, wake, err
 	}
 	if l.lagging && c.events.empty() {
-		return nil, wake, ErrLagged
+		if !c.outbox.ending {
+			c.outbox.ending, l.ending = true, now
+		}
+		if c.outbox.flight == 0 || due(l.ending.Add(answerTimeout)) { // what has no answer would be uncertain
+			return nil, wake, ErrLagged
+		}
 	}
 	if silence := c.outbox.limits.Ping; !l.blocked && silence > 0 {
 		switch {
@@ -183,11 +195,11 @@ func (l *link) next(now time.Time) (p []byte, wake time.Time, err error) {
 	if next := c.expire(now); !next.IsZero() {
 		due(next)
 	}
-	if c.outbox.stuck {
-		return nil, wake, errStuck
-	}
 	for {
 		m, again := c.outbox.next(now)
+		if c.outbox.stuck && c.outbox.flight == 0 { // before, what is under way would become uncertain
+			return nil, wake, errStuck
+		}
 		if m == nil {
 			if !again.IsZero() {
 				due(again)
@@ -197,7 +209,7 @@ func (l *link) next(now time.Time) (p []byte, wake time.Time, err error) {
 		if err := c.fits(m); err == nil {
 			return m.command, wake, nil
 		} else {
-			c.resolve(m, Receipt{}, err)
+			c.tooLarge(m, err.Message)
 		}
 	}
 }
@@ -249,6 +261,10 @@ func (l *link) read(ctx context.Context) error {
 // connection is lost. It returns false where the client ends before there is a place in the queue.
 func (l *link) deliver(ctx context.Context, e *Event) bool {
 	c := l.c
+	if e.Type == EventLeftRoom && (e.Err != nil || e.Reason != wire.ReasonShutdown) {
+		c.events.force(e) // nothing would tell of it again; there is one at most for each room that the caller joins
+		return true
+	}
 	for {
 		c.mu.Lock()
 		lagging := l.lagging
@@ -296,7 +312,7 @@ func (l *link) lag() {
 // moved notes that the caller will get e. c.mu is held.
 func (c *Client) moved(e *Event) {
 	r := c.rooms[e.Room]
-	if r == nil {
+	if r == nil || !r.in { // left, and maybe to be joined anew, since it was read
 		return
 	}
 	switch {
@@ -312,6 +328,16 @@ func (c *Client) moved(e *Event) {
 	r.known = true
 }
 
+// tooLarge gives up a message that the server does not take. Another server, or this one with other limits, may have kept
+// it before. c.mu is held.
+func (c *Client) tooLarge(p *Publication, why string) {
+	var err error = &Error{ID: p.id, Room: p.room, Code: wire.CodeTooLarge, Message: why}
+	if p.maybe.Before(p.sentAt) {
+		err = fmt.Errorf("%w: %w", ErrUncertain, err)
+	}
+	c.resolve(p, Receipt{}, err)
+}
+
 // lost ends a connection. c.mu is not held.
 func (c *Client) lost(l *link, err error) {
 	c.mu.Lock()
@@ -319,12 +345,12 @@ func (c *Client) lost(l *link, err error) {
 	c.link = nil
 	c.events.letGo(false)
 	clear(c.typing)
-	first := c.outbox.first()
+	first, largest := c.outbox.first(), c.outbox.largest()
 	c.outbox.lost()
 	if ce, ok := errors.AsType[*CloseError](err); ok && first != nil {
 		switch ce.Code {
-		case 1009:
-			c.resolve(first, Receipt{}, &Error{ID: first.id, Room: first.room, Code: wire.CodeTooLarge, Message: ce.Reason})
+		case 1009: // if any was too large, that one was
+			c.tooLarge(largest, ce.Reason)
 		case 1011:
 			if first.crashed++; first.crashed >= crashes {
 				c.resolve(first, Receipt{}, fmt.Errorf("%w: %w, each time that it was sent", ErrUncertain, ce))

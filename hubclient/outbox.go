@@ -38,7 +38,7 @@ type Publication struct {
 	maybe    time.Time // when it was first sent with an outcome that is not known; zero: it is not kept
 	refusals int
 	crashed  int // connections that ended with 1011 on it
-	waiters  int // calls of Publish
+	wanted   int // by so many calls: those of Publish that wait, and all of PublishAsync
 
 	done    chan struct{}
 	receipt Receipt // before done is closed
@@ -62,6 +62,7 @@ type outbox struct {
 	flightBytes int
 	held        *Publication // refused: the server takes no other before it has come again
 	stuck       bool         // it won't
+	ending      bool         // nothing more is sent
 	refused     bool         // what is under way is to be answered before anything is sent: the server refuses it too
 	pause       time.Time    // nothing is sent before
 	progress    time.Time    // when the last answer came, or the first send without one was
@@ -80,7 +81,7 @@ func (p *Publication) same(command []byte) bool { return bytes.Equal(p.command, 
 // opened begins a connection.
 func (o *outbox) opened(l Limits) {
 	o.limits = l
-	o.flight, o.flightBytes, o.refused, o.held, o.stuck = 0, 0, false, nil, false
+	o.flight, o.flightBytes, o.ending, o.refused, o.held, o.stuck = 0, 0, false, false, nil, false
 	o.pause = time.Time{}
 	o.bucket = nil
 	if l.Rate > 0 && !math.IsInf(l.Rate, 0) {
@@ -97,7 +98,7 @@ func (o *outbox) lost() {
 			o.doubtful++
 		}
 	}
-	o.flight, o.flightBytes, o.refused, o.held, o.stuck = 0, 0, false, nil, false
+	o.flight, o.flightBytes, o.ending, o.refused, o.held, o.stuck = 0, 0, false, false, nil, false
 }
 
 // first returns the oldest message under way, nil if there is none.
@@ -110,21 +111,34 @@ func (o *outbox) first() *Publication {
 	return nil
 }
 
+// largest returns the largest message under way, of several the oldest, nil if there is none.
+func (o *outbox) largest() (most *Publication) {
+	for _, p := range o.list {
+		if p.flying && (most == nil || p.size() > most.size()) {
+			most = p
+		}
+	}
+	return most
+}
+
 // next returns what to send now. Without, wake is when to ask again; zero: when something has happened.
 func (o *outbox) next(now time.Time) (p *Publication, wake time.Time) {
-	if o.refused && o.flight > 0 || o.flight >= maxFlight {
+	if o.stuck || o.ending || o.refused && o.flight > 0 || o.flight >= maxFlight {
 		return nil, wake
 	}
 	if now.Before(o.pause) {
 		return nil, o.pause
 	}
-	i := slices.IndexFunc(o.list, func(p *Publication) bool {
-		return !p.flying && o.rooms(p.room) && (o.held == nil || p == o.held)
-	})
-	if i < 0 {
+	if p = o.held; p == nil {
+		i := slices.IndexFunc(o.list, func(p *Publication) bool { return !p.flying && o.rooms(p.room) })
+		if i < 0 {
+			return nil, wake
+		}
+		p = o.list[i]
+	} else if !o.rooms(p.room) { // nor can those to other rooms be sent: on the next connection they can
+		o.stuck = true
 		return nil, wake
 	}
-	p = o.list[i]
 	if o.flight > 0 && o.flightBytes+p.size() > maxFlightBytes {
 		return nil, wake
 	}

@@ -309,6 +309,46 @@ func TestContexts(t *testing.T) {
 	})
 }
 
+// TestPublishedTwice: who waits no more for a message takes it away from nobody else.
+func TestPublishedTwice(t *testing.T) {
+	inBubble(t, func(w *world) {
+		alice := w.dial(hubclient.WithBackoff(every(time.Minute)))
+		_ = w.net.Close()
+		w.cut()
+		until(t, alice, hubclient.EventDisconnected)
+		soon := func(m hubclient.Message) error {
+			ctx, cancel := context.WithTimeout(background, time.Second)
+			defer cancel()
+			_, err := alice.Publish(ctx, m)
+			require.ErrorIs(t, err, context.DeadlineExceeded)
+			return err
+		}
+		m := hubclient.Text("1")
+		m.ID = "one"
+		p, err := alice.PublishAsync(background, m)
+		require.NoError(t, err)
+		require.ErrorIs(t, soon(m), hubclient.ErrUncertain, "it will be sent")
+
+		m.ID = "two"
+		both := make(chan error, 1)
+		go func() {
+			_, err := alice.Publish(background, m)
+			both <- err
+		}()
+		synctest.Wait()
+		require.ErrorIs(t, soon(m), hubclient.ErrUncertain)
+		m.ID = "three"
+		require.ErrorIs(t, soon(m), hubclient.ErrNotSent)
+
+		w.serve(w.hub)
+		r, err := p.Result()
+		require.NoError(t, err)
+		require.Equal(t, uint64(1), r.Seq)
+		require.NoError(t, <-both)
+		require.Equal(t, uint64(3), publish(t, alice, "last").Seq)
+	})
+}
+
 // TestUncertain: past the server's dedup window nothing is repeated.
 func TestUncertain(t *testing.T) {
 	inBubble(t, func(w *world) {

@@ -41,11 +41,12 @@ func (q *queue) push(e *Event) bool {
 	return true
 }
 
-// force appends e, of which there is one at most past the bound: two in a row that say that the connection is lost become one.
+// force appends e, also past the bound: two in a row that say that the connection is lost become one, and of others the caller
+// bounds the number.
 func (q *queue) force(e *Event) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if n := len(q.list); n > q.head && q.list[n-1].Type == e.Type {
+	if n := len(q.list); n > q.head && e.Type == EventDisconnected && q.list[n-1].Type == e.Type {
 		q.list[n-1] = *e
 		return
 	}

@@ -393,6 +393,31 @@ func TestKicked(t *testing.T) {
 	}))
 }
 
+// TestKickedWhilePublishing: what the server said last counts, also where a write fails before it was read.
+func TestKickedWhilePublishing(t *testing.T) {
+	for range 20 {
+		inBubble(t, func(w *world) {
+			alice := w.dial(hubclient.WithBackoff(every(0)), hubclient.WithOutbox(1000, 10<<20))
+			go func() {
+				for {
+					if _, err := alice.PublishAsync(background, hubclient.Text("x")); err != nil {
+						return
+					}
+				}
+			}()
+			for range alice.Events() {
+			}
+			var ce *hubclient.CloseError
+			require.ErrorAs(t, alice.Err(), &ce)
+			require.Equal(t, 1008, ce.Code)
+			require.Equal(t, int32(1), w.dials.Load())
+		}, fast, hub.WithHandler(func(in *hub.Incoming) error {
+			in.Client.Close(1008, "out")
+			return nil
+		}))
+	}
+}
+
 // TestLeave: a room can be left at any moment, also one that is not reached yet.
 func TestLeave(t *testing.T) {
 	inBubble(t, func(w *world) {
@@ -450,6 +475,33 @@ func TestLeave(t *testing.T) {
 		publish(t, alice, "still there")
 		require.Equal(t, []string{"still there"}, texts(t, alice, 1))
 	}, hub.WithRoomsPerClient(5), anyRoom)
+}
+
+// TestJoinWhileLeaving: what still comes of the stay that a Leave has given up waiting for the end of does not count for the next one.
+func TestJoinWhileLeaving(t *testing.T) {
+	scripted(t, func(s *script, c *hubclient.Client) {
+		_, err := c.Join(background, "games")
+		require.NoError(t, err)
+		ctx, cancel := context.WithTimeout(background, time.Second)
+		defer cancel()
+		require.ErrorIs(t, c.Leave(ctx, "games"), context.DeadlineExceeded)
+		hi, err := c.Join(background, "games")
+		require.NoError(t, err)
+		require.Equal(t, uint64(6), hi.Seq)
+		require.Equal(t, numbers(7, 7), texts(t, c, 1))
+		require.Equal(t, 1, s.n, "connections")
+	}, func(s *said) {
+		games := func(event string) string { return strings.Replace(event, "lobby", "games", 1) }
+		s.say(welcome(5, "new"))
+		s.hear()
+		s.say(games(welcome(5, "new")))
+		leave := s.hear()
+		elapse(2 * time.Second)
+		s.say(games(message(6, 5)), fmt.Sprintf(`{"type":"left_room","id":%q,"room":"games"}`, leave.ID))
+		s.hear()
+		s.say(games(welcome(6, "new")), games(message(7, 6)))
+		s.stay()
+	})
 }
 
 // TestShutOut: a room that is closed to the client while it was away is told as left.

@@ -69,6 +69,11 @@ func (c *Client) do(ctx context.Context, r *request) (*frame, error) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	select {
+	case <-r.done: // it came all the same
+		return r.answer, r.err
+	default:
+	}
 	r.abandoned = true
 	if !r.sent && r.cmd.Type != wire.CommandLeave { // else its answer is still to be known as such
 		c.answer(r, nil, ctx.Err())
@@ -156,17 +161,19 @@ func (c *Client) Join(ctx context.Context, name string, opts ...JoinOption) (*We
 	_, err := c.do(ctx, newRequest(wire.Command{Type: wire.CommandJoin, Room: name}))
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	mine := c.rooms[name] == r // it may have been left, and joined again
-	if err == nil && (!mine || r.hello == nil) {
+	if err == nil && (c.rooms[name] != r || r.hello == nil) {
 		err = &Error{Room: name, Code: wire.CodeNotInRoom, Message: "left meanwhile"}
 	}
-	if err != nil {
-		if mine {
-			c.forget(name)
-		}
-		return nil, err
+	if err == nil {
+		return r.hello, nil
 	}
-	return r.hello, nil
+	if c.rooms[name] == r { // not another call's
+		if r.in { // since ctx ended
+			c.leaveUnwanted(name)
+		}
+		c.forget(name)
+	}
+	return nil, err
 }
 
 // forget ends a stay in a room. c.mu is held.

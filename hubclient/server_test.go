@@ -137,6 +137,7 @@ func TestBrokenPromises(t *testing.T) {
 		"a hole after a gap":            {[]string{message(6, 5), message(7, 6), `{"type":"gap","room":"lobby","after":7,"before":10}`, message(12, 11)}, "message 12 follows 11"},
 		"an ack of what was never sent": {[]string{message(6, 5), message(7, 6), `{"type":"ack","id":"x","seq":9}`}, `an ack of "x"`},
 		"a second welcome":              {[]string{message(6, 5), message(7, 6), welcome(7, "new")}, "a second welcome"},
+		"a welcome to no room of ours":  {[]string{message(6, 5), message(7, 6), strings.Replace(welcome(7, "new"), "lobby", "games", 1)}, "not asked for"},
 		"no JSON":                       {[]string{message(6, 5), message(7, 6), `{"type":`}, "can't be read"},
 		"another type of a field":       {[]string{message(6, 5), message(7, 6), `{"type":"message","seq":"8"}`}, "can't be read"},
 		"a message without data":        {[]string{message(6, 5), message(7, 6), strings.Replace(message(8, 7), `"data"`, `"date"`, 1)}, "without data"},
@@ -289,6 +290,43 @@ func TestTooBig(t *testing.T) {
 	})
 }
 
+// TestTooBigByOther: no message is told as not kept for another's size, nor one that may have been kept before.
+func TestTooBigByOther(t *testing.T) {
+	scripted(t, func(s *script, c *hubclient.Client) {
+		var list []*hubclient.Publication
+		for _, text := range []string{"1", strings.Repeat("2", 500), "3"} {
+			p, err := c.PublishAsync(background, hubclient.Text(text))
+			require.NoError(t, err)
+			list = append(list, p)
+		}
+		for i, p := range list {
+			_, err := p.Result()
+			if i != 1 {
+				require.NoError(t, err, i)
+				continue
+			}
+			requireCode(t, "too_large", err)
+			require.ErrorIs(t, err, hubclient.ErrUncertain)
+		}
+	}, func(s *said) {
+		s.say(welcome(5, "new"))
+		s.hear()
+		s.hear()
+		s.hear()
+	}, func(s *said) {
+		s.say(welcome(5, "recovered"))
+		s.hear()
+		s.hear()
+		s.close(1009)
+	}, func(s *said) {
+		s.say(welcome(5, "recovered"))
+		for range 2 {
+			s.say(fmt.Sprintf(`{"type":"ack","id":%q,"seq":6}`, s.hear().ID))
+		}
+		s.stay()
+	})
+}
+
 // TestRefusedForEver: whatever the server refuses for, it is not asked again and again without a pause.
 func TestRefusedForEver(t *testing.T) {
 	for _, code := range []string{"rate", "busy", "unavailable", "out_of_order", "draining"} {
@@ -312,6 +350,85 @@ func TestRefusedForEver(t *testing.T) {
 					if cmd.Type == "publish" {
 						n.Add(1)
 						s.say(fmt.Sprintf(`{"type":"error","id":%q,"code":%q,"message":"no"}`, cmd.ID, code))
+					}
+				}
+			})
+		})
+	}
+}
+
+// TestHeldInAnotherRoom: the message that the server waits for is sent before older ones of a room that is back only now, and
+// where its own room is closed meanwhile, nobody asks without end for what the server does not take.
+func TestHeldInAnotherRoom(t *testing.T) {
+	const n = 100 // more than go out at once
+	for _, held := range []string{"lobby", "games"} {
+		t.Run(held, func(t *testing.T) {
+			asked := 0
+			scripted(t, func(s *script, c *hubclient.Client) {
+				_, err := c.Join(background, "games")
+				require.NoError(t, err)
+				until(t, c, hubclient.EventDisconnected)
+				var list []*hubclient.Publication
+				for i := range n + 1 {
+					m := hubclient.Text(fmt.Sprint(i))
+					if held == "lobby" && i < n || held == "games" && i == 0 {
+						m.Room = "games"
+					}
+					p, err := c.PublishAsync(background, m)
+					require.NoError(t, err)
+					list = append(list, p)
+				}
+				for _, p := range list {
+					_, err := p.Result()
+					require.NoError(t, err)
+				}
+				require.Less(t, asked, 3*n)
+			}, func(s *said) {
+				s.say(welcome(5, "new"))
+				s.hear()
+				s.say(strings.Replace(welcome(5, "new"), "lobby", "games", 1))
+				synctest.Wait()
+			}, func(s *said) {
+				s.say(welcome(5, "recovered"))
+				games := strings.Replace(welcome(5, "recovered"), "lobby", "games", 1)
+				blocked, first := "", true
+				for asked < 5*n {
+					cmd := s.hear()
+					switch {
+					case cmd.Type == "join" && held == "games" && first:
+						s.say(games)
+						continue
+					case cmd.Type == "join":
+						time.AfterFunc(50*time.Millisecond, func() { s.say(games) })
+						continue
+					case cmd.Type != "publish":
+						return
+					}
+					asked++
+					switch {
+					case blocked != "" && cmd.ID != blocked:
+						s.say(fmt.Sprintf(`{"type":"error","id":%q,"code":"out_of_order","message":"no"}`, cmd.ID))
+					case first && cmd.Room == held:
+						blocked, first = cmd.ID, false
+						s.say(fmt.Sprintf(`{"type":"error","id":%q,"code":"busy","message":"no","retry_after_ms":100}`, cmd.ID))
+						if held == "games" {
+							s.say(`{"type":"left_room","room":"games","reason":"shutdown"}`)
+						}
+					default:
+						blocked = ""
+						s.say(fmt.Sprintf(`{"type":"ack","id":%q,"seq":6}`, cmd.ID))
+					}
+				}
+			}, func(s *said) {
+				s.say(welcome(5, "recovered"))
+				for {
+					switch cmd := s.hear(); cmd.Type {
+					case "join":
+						s.say(strings.Replace(welcome(5, "recovered"), "lobby", "games", 1))
+					case "publish":
+						s.say(fmt.Sprintf(`{"type":"ack","id":%q,"seq":6}`, cmd.ID))
+					default:
+						return
 					}
 				}
 			})
@@ -484,6 +601,45 @@ func TestUnread(t *testing.T) {
 		}
 		require.Equal(t, numbers(1, n), texts(t, alice, n))
 	}, fast, hub.WithHistory(5000, time.Hour))
+}
+
+// TestUnreadEnd: to let events go by ends no message's hopes of an answer, and hides no end of a stay.
+func TestUnreadEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		_ = w.srv.Close()
+		w.serve(&script{t: t, steps: []func(*said){func(s *said) {
+			s.say(welcome(5, "new"))
+			s.hear()
+			s.say(strings.Replace(welcome(5, "new"), "lobby", "games", 1), message(6, 5), message(7, 6), message(8, 7))
+			id := s.hear().ID
+			elapse(3 * time.Second)
+			s.say(`{"type":"left_room","room":"games","reason":"kicked"}`, fmt.Sprintf(`{"type":"ack","id":%q,"seq":9}`, id))
+			id = s.hear().ID
+			elapse(3 * time.Second)
+			s.say(fmt.Sprintf(`{"type":"ack","id":%q,"reached":1}`, id))
+			s.stay()
+		}, func(s *said) {
+			s.say(welcome(6, "recovered"))
+			s.stay()
+		}}})
+		c := w.dial(hubclient.WithQueue(3, 1<<20))
+		_, err := c.Join(background, "games")
+		require.NoError(t, err)
+		publish(t, c, "behind what nobody reads")
+		require.Equal(t, []string{"lobby"}, c.Rooms())
+		m := hubclient.Text("psst")
+		m.To.User = "u"
+		direct, err := c.PublishAsync(background, m)
+		require.NoError(t, err)
+		elapse(time.Second)
+		require.Equal(t, "kicked", until(t, c, hubclient.EventLeftRoom).Reason)
+		require.ErrorIs(t, until(t, c, hubclient.EventDisconnected).Err, hubclient.ErrLagged)
+		require.Equal(t, "recovered", until(t, c, hubclient.EventWelcome).Welcome.Recovery)
+		r, err := direct.Result()
+		require.NoError(t, err)
+		require.Equal(t, 1, r.Reached)
+	})
 }
 
 // TestCallback: it may do what it likes, also publish and close.

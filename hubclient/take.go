@@ -86,10 +86,13 @@ func (l *link) welcome(f *frame) (*Event, error) {
 		}
 	}
 	r := c.rooms[f.Room]
-	if join := c.request("", wire.CommandJoin, f.Room); join != nil {
+	join := c.request("", wire.CommandJoin, f.Room)
+	if join != nil {
 		defer c.answer(join, f, nil)
 	}
 	switch {
+	case r == nil && join == nil:
+		return nil, violation("a welcome to %q, which was not asked for", f.Room)
 	case r == nil:
 		c.leaveUnwanted(f.Room)
 		return nil, nil
@@ -148,6 +151,9 @@ func (c *Client) kept(f *frame) (*Event, error) {
 		return nil, nil
 	}
 	if !r.in {
+		if c.request("", wire.CommandLeave, f.Room) != nil { // it is being left, and joined again after that
+			return nil, nil
+		}
 		return nil, violation("%q of a room before its welcome", f.Type)
 	}
 	e := &Event{Type: EventGap, Room: f.Room}
@@ -211,7 +217,7 @@ func (c *Client) refused(f *frame) *Event {
 	if f.ID == "" || r == nil {
 		return &Event{Type: EventError, Room: f.Room, Err: err}
 	}
-	if retryable(f.Code) {
+	if retryable(f.Code) && (!r.abandoned || r.cmd.Type == wire.CommandLeave) {
 		if after == 0 {
 			after = refusedPause << min(r.refusals, 7)
 		}
