@@ -322,12 +322,3 @@ func (s *shelf) losePending() {
 		s.withdraw(s.pending[0])
 	}
 }
-
-// each runs f for every room, with mu held.
-func (e *engine) each(f func(*shelf)) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	for _, s := range e.shelves {
-		f(s)
-	}
-}

@@ -45,7 +45,6 @@ type raw struct {
 	conn    *rawConn // welcomed, and not lost yet
 	notFor  time.Duration
 	dials   int
-	keep    time.Duration // for how long a message is repeated
 }
 
 // A rawRoom is a room that a client is in, or has been.

@@ -69,16 +69,6 @@ func (t *track) add(i item) {
 	t.items = append(t.items, i)
 }
 
-// last is the position that the reader has, and would come back with.
-func (t *track) last() broker.Cursor {
-	for i := len(t.items) - 1; i >= 0; i-- {
-		if c := t.items[i].cursor; c != (broker.Cursor{}) {
-			return c
-		}
-	}
-	return broker.Cursor{}
-}
-
 // A segment is a piece of a track that must be of one history, with no hole in it that it does not tell.
 type segment struct {
 	start broker.Cursor
