@@ -41,10 +41,16 @@ var mutations = []mutation{
 	{"who left stays in the list", "internal/room/announce.go", "\tl.presence.want(who, absent)\n}\n\n// expire", "}\n\n// expire"},
 	{"a failed announcement counts as done", "internal/room/announce.go", "\ta.done(r.batch, r.err)\n", "\ta.done(r.batch, nil)\n"},
 	{"what did not fit is lost", "internal/wsconn/send.go", "range slices.Backward(rest) {", "range slices.Backward(rest[:0]) {"},
+	{"what was begun is begun again", "internal/wsconn/send.go", "c.keepRest(rest[0].Bytes[n:], item", "c.keepRest(rest[0].Bytes, item"},
 	{"drain before the welcome", "client.go", "case c.door == room.JSON && !entered:", "case c.door == room.JSON && !entered && conn == nil:"},
 	{"hubclient: the cursor stands still", "hubclient/link.go", "\t\t\t\tc.moved(e)\n", ""},
 	{"hubclient: what was under way is not sent again", "hubclient/outbox.go", "\t\t\tp.flying = false\n\t\t\to.doubtful++\n", "\t\t\to.doubtful++\n"},
-	{"hubclient: what is refused is sent behind the others", "hubclient/outbox.go", " && (o.held == nil || p == o.held)", ""},
+	{"hubclient: what is refused is sent behind the others", "hubclient/outbox.go", "if p = o.held; p == nil {", "if p = nil; p == nil {"},
+	{"hubclient: an ack moves the cursor", "hubclient/take.go",
+		"\tc.outbox.landed(p, time.Now())\n\tp.maybe = time.Time{}\n\tr := Receipt",
+		"\tc.outbox.landed(p, time.Now())\n\tp.maybe = time.Time{}\n\tif r := c.rooms[p.room]; r != nil && f.Cursor != \"\" {\n\t\tr.cursor, r.seq = f.Cursor, f.Seq\n\t}\n\tr := Receipt"},
+	{"hubclient: other rooms are not joined again", "hubclient/take.go", "\tc.rejoin()\n", ""},
+	{"hubclient: comes back without its cursor", "hubclient/run.go", "set(\"since\", since)", "set(\"since\", since[:0])"},
 	{"hubclient: what is too old is sent again", "hubclient/outbox.go", "\treturn p.direct || !now", "\treturn false && !now"},
 }
 
