@@ -45,8 +45,7 @@ var mutations = []mutation{
 	{"hubclient: the cursor stands still", "hubclient/link.go", "\t\t\t\tc.moved(e)\n", ""},
 	{"hubclient: what was under way is not sent again", "hubclient/outbox.go", "\t\t\tp.flying = false\n\t\t\to.doubtful++\n", "\t\t\to.doubtful++\n"},
 	{"hubclient: what is refused is sent behind the others", "hubclient/outbox.go", " && (o.held == nil || p == o.held)", ""},
-	{"hubclient: what is too old is sent again", "hubclient/outbox.go", 
-		"return p.direct || !now.Round(0).Before(o.expiry(p)) || now.Sub(p.maybe) >= o.keep()", "return p.direct"},
+	{"hubclient: what is too old is sent again", "hubclient/outbox.go", "return w - min(w/4, time.Minute)", "return 100 * w"},
 }
 
 // Each of these mistakes in the hub and in hubclient is noticed by the simulation. The module is built with one file in the place of
