@@ -118,6 +118,46 @@ func scripted(t *testing.T, f func(*script, *hubclient.Client), steps ...func(*s
 	})
 }
 
+// TestJoinedAgainWhileItLeaves: messages of a stay that the client is ending are none of the next stay's.
+func TestJoinedAgainWhileItLeaves(t *testing.T) {
+	games := func(event string) string { return strings.ReplaceAll(event, `"lobby"`, `"games"`) }
+	scripted(t, func(_ *script, c *hubclient.Client) {
+		ctx, cancel := context.WithTimeout(background, time.Second)
+		defer cancel()
+		_, err := c.Join(ctx, "games")
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		elapse(1500 * time.Millisecond) // it was let in meanwhile, and leaves
+		ctx, cancel = context.WithTimeout(background, 10*time.Second)
+		defer cancel()
+		w, err := c.Join(ctx, "games")
+		if err != nil {
+			t.Errorf("join: %v", err)
+			_ = c.Close()
+			return
+		}
+		require.Equal(t, uint64(6), w.Seq)
+		var got []string
+		for range 3 {
+			e, err := c.Next(background)
+			require.NoError(t, err)
+			got = append(got, fmt.Sprint(e.Type, " ", e.Room))
+		}
+		require.Equal(t, []string{"welcome lobby", "welcome games", "message games"}, got)
+		require.NoError(t, c.Close())
+	}, func(s *said) {
+		s.say(welcome(5, "new"))
+		require.Equal(t, "join", s.hear().Type)
+		elapse(2 * time.Second)
+		s.say(games(welcome(5, "new")))
+		leave := s.hear()
+		require.Equal(t, "leave", leave.Type)
+		require.Equal(t, "join", s.hear().Type)
+		s.say(games(message(6, 5)), fmt.Sprintf(`{"type":"left_room","id":%q,"room":"games"}`, leave.ID))
+		s.say(games(welcome(6, "new")), games(message(7, 6)))
+		s.stay()
+	}, func(s *said) { s.stay() })
+}
+
 // TestBrokenPromises: a server that breaks the protocol is noticed, the caller is told, and the next connection goes on from
 // where all was right.
 func TestBrokenPromises(t *testing.T) {

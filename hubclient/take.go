@@ -150,6 +150,9 @@ func (c *Client) kept(f *frame) (*Event, error) {
 	if r == nil || !r.wanted { // it is being left
 		return nil, nil
 	}
+	if !r.in && c.request("", wire.CommandLeave, f.Room) != nil {
+		return nil, nil // of the stay that is about to end; the next one's welcome comes behind that
+	}
 	if !r.in {
 		if c.request("", wire.CommandLeave, f.Room) != nil { // it is being left, and joined again after that
 			return nil, nil

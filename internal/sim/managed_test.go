@@ -40,6 +40,7 @@ type managed struct {
 	since   map[*sent]time.Time
 	said    bool
 	dials   int
+	link    *link // the newest
 	start   time.Time
 }
 
@@ -69,7 +70,7 @@ func newManaged(w *world, number int, r *rand.Rand) *managed {
 	if r.IntN(2) == 0 {
 		c.again = time.Duration(r.Int64N(int64(w.p.load)))
 	}
-	if r.IntN(8) == 0 { // too long for what is under way
+	if r.IntN(4) == 0 { // too long for what is under way
 		from := time.Duration(r.Int64N(int64(w.p.load)))
 		c.away = [2]time.Duration{from, from + 40*time.Second}
 	}
@@ -117,6 +118,16 @@ func (c *managed) draw(r *rand.Rand) (plan []act) {
 // run is one program after another.
 func (c *managed) run() {
 	c.start = time.Now()
+	if c.away[1] > 0 {
+		count("hubclient: away")
+		time.AfterFunc(c.away[0], func() {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			if c.link != nil {
+				c.link.Cut()
+			}
+		})
+	}
 	next := 0
 	for n := 0; !c.w.over() && n < 2; n++ {
 		until := c.start.Add(c.again)
@@ -185,6 +196,9 @@ func (c *managed) dial(ctx context.Context) (*hubclient.Client, error) {
 		if err != nil {
 			return nil, err
 		}
+		c.mu.Lock()
+		c.link = l
+		c.mu.Unlock()
 		return l, nil
 	}}
 	opts = append(opts, hubclient.WithHTTPClient(&http.Client{Transport: t}))
