@@ -57,10 +57,10 @@ type Error struct {
 
 func (e *Error) Error() string { return fmt.Sprintf("hubclient: %s: %s", e.Code, e.Message) }
 
-// A HandshakeError is the answer of a server that did not open a connection.
+// A HandshakeError is the answer of a server that did not open a connection, or not one of this protocol (Status below 300).
 type HandshakeError struct {
 	Status     int           // of HTTP
-	Message    string        // the first line of the answer's body
+	Message    string        // the first line of the answer's body, or what is wrong with the answer
 	RetryAfter time.Duration // how long it wants to be left alone; 0: not said
 }
 
@@ -112,11 +112,8 @@ func isFinal(err error) bool {
 	if c, ok := errors.AsType[*CloseError](err); ok {
 		return c.final()
 	}
-	return errors.Is(err, errFinal)
+	return false
 }
-
-// errFinal is wrapped by what no repetition mends.
-var errFinal = errors.New("not to be repeated")
 
 func violation(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", ErrProtocol, fmt.Sprintf(format, args...))

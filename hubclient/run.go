@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"strconv"
 	"strings"
@@ -41,7 +42,7 @@ func (c *Client) run() {
 		if errors.Is(err, ErrLagged) {
 			attempt = 0
 		} else {
-			pause += max(c.o.backoff(attempt), 0)
+			pause += min(max(c.o.backoff(attempt), 0), math.MaxInt64-maxRetryWait)
 			attempt++
 		}
 		if c.wasWelcomed() {
@@ -162,7 +163,7 @@ func (c *Client) dial() (*wsconn.ClientConn, error) {
 	}
 	if p := conn.Subprotocol(); !strings.EqualFold(p, wire.Subprotocol) {
 		conn.CloseNow()
-		return nil, fmt.Errorf("hubclient: %w: the server does not speak %s", errFinal, wire.Subprotocol)
+		return nil, &HandshakeError{Status: http.StatusSwitchingProtocols, Message: "it does not speak " + wire.Subprotocol}
 	}
 	return conn, nil
 }
@@ -204,7 +205,7 @@ func (c *Client) refusal(resp *http.Response, err error) error {
 		resp.Body.Close()
 	}
 	if resp.StatusCode < 300 {
-		return fmt.Errorf("hubclient: %w: the server does not speak WebSocket: %w", errFinal, err)
+		return &HandshakeError{Status: resp.StatusCode, Message: fmt.Sprintf("it does not speak WebSocket: %v", err)}
 	}
 	line, _, _ := strings.Cut(strings.TrimSpace(string(body)), "\n")
 	if line == "" || strings.HasPrefix(line, "<") {

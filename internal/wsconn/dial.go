@@ -25,6 +25,11 @@ type ClientConn struct {
 	transport io.Closer // nil: not known
 }
 
+// maxRedirects is how often a handshake is sent elsewhere, as with net/http.
+const maxRedirects = 10
+
+var errRedirects = errors.New("wsconn: stopped after 10 redirects")
+
 // A handshaker keeps what a handshake leads to, so that it can be closed while nhooyr waits for the peer.
 type handshaker struct {
 	http.RoundTripper
@@ -32,6 +37,10 @@ type handshaker struct {
 }
 
 func (h *handshaker) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.Response != nil { // a redirect: net/http tells it the URL before, which may hold a secret
+		r = r.Clone(r.Context())
+		r.Header.Del("Referer")
+	}
 	resp, err := h.RoundTripper.RoundTrip(r)
 	if err == nil && resp.StatusCode == http.StatusSwitchingProtocols {
 		h.transport = resp.Body
@@ -57,6 +66,14 @@ func Dial(ctx context.Context, url string, o DialOptions) (*ClientConn, *http.Re
 	}
 	own := *client
 	own.Transport = handshake
+	if own.CheckRedirect == nil { // nhooyr would follow without end
+		own.CheckRedirect = func(_ *http.Request, via []*http.Request) error {
+			if len(via) >= maxRedirects {
+				return errRedirects
+			}
+			return nil
+		}
+	}
 	ws, resp, err := websocket.Dial(ctx, url, &websocket.DialOptions{
 		HTTPClient:      &own,
 		HTTPHeader:      o.Header,
