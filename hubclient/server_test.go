@@ -233,6 +233,24 @@ func TestGaps(t *testing.T) {
 	})
 }
 
+// TestGapOfAnother: where the room began anew on one connection, what had been sent without an answer is uncertain too.
+func TestGapOfAnother(t *testing.T) {
+	scripted(t, func(s *script, c *hubclient.Client) {
+		_, err := c.Publish(background, hubclient.Text("kept, and lost, or not"))
+		require.ErrorIs(t, err, hubclient.ErrUncertain)
+		require.Equal(t, uint64(1), publish(t, c, "anew").Seq)
+	}, func(s *said) {
+		s.say(welcome(5, "new"))
+		s.say(fmt.Sprintf(`{"type":"error","id":%q,"code":"unavailable","message":"no","retry_after_ms":60000}`, s.hear().ID),
+			`{"type":"gap","room":"lobby","after":5,"before":1,"reset":true,"cursor":"$0"}`)
+		s.stay()
+	}, func(s *said) {
+		s.say(welcome(0, "recovered"))
+		s.say(fmt.Sprintf(`{"type":"ack","id":%q,"seq":1}`, s.hear().ID))
+		s.stay()
+	})
+}
+
 // TestCloseCodes: which of them mean to come back.
 func TestCloseCodes(t *testing.T) {
 	for code, back := range map[int]bool{
