@@ -104,44 +104,50 @@ func Dial(ctx context.Context, url string, opts ...Option) (*Client, error) {
 	c.events = newQueue(&c.o, c.ended, c.wake)
 	c.ctx, c.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	if c.o.http == nil {
-		t := http.DefaultTransport.(*http.Transport).Clone()
-		t.DisableKeepAlives = true // a refused handshake leaves nothing behind
-		c.o.http = &http.Client{Transport: t}
+		c.o.http = &http.Client{} // with http.DefaultTransport, where that was replaced
+		if t, ok := http.DefaultTransport.(*http.Transport); ok {
+			t = t.Clone()
+			t.DisableKeepAlives = true // a refused handshake leaves nothing behind
+			c.o.http.Transport = t
+		}
 	}
 
 	var wg sync.WaitGroup
 	wg.Go(c.run)
-	if c.o.callback != nil {
-		wg.Go(func() {
-			for {
-				e, err := c.events.next(context.Background())
-				if err != nil {
-					return
-				}
-				c.o.callback(e)
-			}
-		})
+	select {
+	case <-c.first:
+	case <-c.ended:
+		if !c.wasWelcomed() { // and sent away
+			err = c.Err()
+		}
+	case <-ctx.Done():
+		err = fmt.Errorf("hubclient: dial: %w", ctx.Err())
+	}
+	if err != nil {
+		_ = c.Close()
+		wg.Wait()
+		close(c.done)
+		return nil, err
+	}
+	if c.o.callback != nil { // from here on: it may wait for what Dial returns
+		wg.Go(c.callback)
 	}
 	go func() {
 		wg.Wait()
 		close(c.done)
 	}()
+	return c, nil
+}
 
-	select {
-	case <-c.first:
-		return c, nil
-	case <-c.ended:
-		if c.wasWelcomed() { // and sent away
-			return c, nil
+// callback hands out the events.
+func (c *Client) callback() {
+	for {
+		e, err := c.events.next(context.Background())
+		if err != nil {
+			return
 		}
-		err = c.Err()
-	case <-ctx.Done():
-		err = fmt.Errorf("hubclient: dial: %w", ctx.Err())
+		c.o.callback(e)
 	}
-	c.events.drop()
-	_ = c.Close()
-	<-c.done
-	return nil, err
 }
 
 func parseURL(s string) (*url.URL, error) {
@@ -328,22 +334,21 @@ func (c *Client) resolve(p *Publication, r Receipt, err error) {
 
 // Flush waits until the outbox is empty: each message in it was acked, refused or given up.
 func (c *Client) Flush(ctx context.Context) error {
-	for {
-		c.mu.Lock()
-		if len(c.outbox.list) == 0 {
-			c.mu.Unlock()
-			return nil
-		}
-		if c.outbox.idle == nil {
-			c.outbox.idle = make(chan struct{})
-		}
-		idle := c.outbox.idle
+	c.mu.Lock()
+	if len(c.outbox.list) == 0 {
 		c.mu.Unlock()
-		select {
-		case <-idle:
-		case <-ctx.Done():
-			return fmt.Errorf("hubclient: flush: %w", ctx.Err())
-		}
+		return nil
+	}
+	if c.outbox.idle == nil {
+		c.outbox.idle = make(chan struct{})
+	}
+	idle := c.outbox.idle
+	c.mu.Unlock()
+	select {
+	case <-idle:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("hubclient: flush: %w", ctx.Err())
 	}
 }
 

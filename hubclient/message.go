@@ -274,8 +274,8 @@ type frame struct {
 	Missed *int   `json:"missed"`
 	Reset  bool   `json:"reset"`
 
-	Messages []frame `json:"messages"` // history
-	More     bool    `json:"more"`
+	Messages []json.RawMessage `json:"messages"` // history; each a frame
+	More     bool              `json:"more"`
 
 	ReconnectAfterMS int64 `json:"reconnect_after_ms"` // drain
 }

@@ -112,6 +112,9 @@ func WithQueue(events, bytes int) Option {
 // added to what the server asks for. The default is random from 0 to 0.5 s, doubled with each attempt up to 30 s, which is known as
 // full jitter.
 func WithBackoff(pause func(attempt int) time.Duration) Option {
+	if pause == nil {
+		panic("hubclient: WithBackoff: no function")
+	}
 	return func(o *options) { o.backoff = pause }
 }
 

@@ -3,6 +3,7 @@ package hubclient
 import (
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"time"
@@ -249,8 +250,13 @@ func (c *Client) History(ctx context.Context, room string, before uint64, limit 
 	if err != nil {
 		return nil, false, err
 	}
-	for i := range f.Messages {
-		m, err := f.Messages[i].received()
+	for _, p := range f.Messages[:min(len(f.Messages), wire.MaxHistoryLimit)] {
+		var one frame
+		err := json.Unmarshal(p, &one)
+		var m *Received
+		if err == nil {
+			m, err = one.received()
+		}
 		if err != nil {
 			return nil, false, violation("a history that can't be read: %v", err)
 		}

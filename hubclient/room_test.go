@@ -3,6 +3,8 @@ package hubclient
 import (
 	"context"
 	"encoding/json"
+	"runtime"
+	"strings"
 	"testing"
 	"testing/synctest"
 
@@ -53,4 +55,18 @@ func TestJoinAsItsContextEnds(t *testing.T) {
 			c.mu.Unlock()
 		}
 	})
+}
+
+// TestFrameMemory: an event takes no many times its bytes in memory, whatever is in it.
+func TestFrameMemory(t *testing.T) {
+	p := []byte(`{"type":"history","messages":[` + strings.Repeat("{},", 100_000) + `{}]}`)
+	var before, after runtime.MemStats
+	var f frame
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	require.NoError(t, json.Unmarshal(p, &f))
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	require.Less(t, int64(after.HeapAlloc)-int64(before.HeapAlloc), int64(20*len(p)))
+	runtime.KeepAlive(f)
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"strconv"
 	"strings"
@@ -41,7 +42,7 @@ func (c *Client) run() {
 		if errors.Is(err, ErrLagged) {
 			attempt = 0
 		} else {
-			pause += max(c.o.backoff(attempt), 0)
+			pause += min(max(c.o.backoff(attempt), 0), math.MaxInt64-maxRetryWait)
 			attempt++
 		}
 		if c.wasWelcomed() {

@@ -273,6 +273,24 @@ func TestGaps(t *testing.T) {
 	})
 }
 
+// TestGapOfAnother: where the room began anew on one connection, what had been sent without an answer is uncertain too.
+func TestGapOfAnother(t *testing.T) {
+	scripted(t, func(s *script, c *hubclient.Client) {
+		_, err := c.Publish(background, hubclient.Text("kept, and lost, or not"))
+		require.ErrorIs(t, err, hubclient.ErrUncertain)
+		require.Equal(t, uint64(1), publish(t, c, "anew").Seq)
+	}, func(s *said) {
+		s.say(welcome(5, "new"))
+		s.say(fmt.Sprintf(`{"type":"error","id":%q,"code":"unavailable","message":"no","retry_after_ms":60000}`, s.hear().ID),
+			`{"type":"gap","room":"lobby","after":5,"before":1,"reset":true,"cursor":"$0"}`)
+		s.stay()
+	}, func(s *said) {
+		s.say(welcome(0, "recovered"))
+		s.say(fmt.Sprintf(`{"type":"ack","id":%q,"seq":1}`, s.hear().ID))
+		s.stay()
+	})
+}
+
 // TestCloseCodes: which of them mean to come back.
 func TestCloseCodes(t *testing.T) {
 	for code, back := range map[int]bool{
@@ -599,11 +617,71 @@ func TestDial(t *testing.T) {
 		require.NoError(t, c.Close())
 		require.NoError(t, c.Close())
 	})
+	transport := http.DefaultTransport
+	defer func() { http.DefaultTransport = transport }()
+	http.DefaultTransport = tracing{}
+	_, err := hubclient.Dial(background, "ws://hub.test/room/lobby")
+	require.ErrorContains(t, err, "traced")
 	for name, bad := range map[string]func(){
-		"history": func() { hubclient.WithHistory(1001) },
-		"outbox":  func() { hubclient.WithOutbox(0, 1) }, "queue": func() { hubclient.WithQueue(1, 0) }, "join": func() { hubclient.JoinHistory(-1) },
+		"backoff": func() { hubclient.WithBackoff(nil) }, "history": func() { hubclient.WithHistory(1001) },
+		"outbox": func() { hubclient.WithOutbox(0, 1) }, "queue": func() { hubclient.WithQueue(1, 0) }, "join": func() { hubclient.JoinHistory(-1) },
 	} {
 		require.Panics(t, bad, name)
+	}
+}
+
+// A tracing transport is what some put in the place of net/http's.
+type tracing struct{}
+
+func (tracing) RoundTrip(*http.Request) (*http.Response, error) { return nil, errors.New("traced") }
+
+// TestRedirects: a handshake is sent elsewhere, with no secret of the first URL, and not without end.
+func TestRedirects(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		_ = w.srv.Close()
+		var most, n atomic.Int32
+		w.serve(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+			if r.Header.Get("Referer") != "" {
+				t.Errorf("tells where it comes from: %q", r.Header.Get("Referer"))
+			}
+			if n.Add(1) > most.Load() {
+				w.hub.ServeHTTP(rw, r)
+				return
+			}
+			http.Redirect(rw, r, "/room/lobby", http.StatusTemporaryRedirect)
+		}))
+		most.Store(5)
+		_, err := w.tryDial("ws://hub.test/room/lobby?session=AAAAAAAAAAAAAAAAAAAAAA")
+		require.NoError(t, err)
+		n.Store(0)
+		most.Store(1000)
+		_, err = w.tryDial("ws://hub.test/room/lobby")
+		require.ErrorContains(t, err, "10 redirects")
+		require.Equal(t, int32(10), n.Load())
+	})
+}
+
+// TestDialCallback: a callback may wait for what Dial returns, whatever that is.
+func TestDialCallback(t *testing.T) {
+	for range 50 {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t)
+			_ = w.srv.Close()
+			ctx, cancel := context.WithCancel(background)
+			w.serve(&script{t: t, steps: []func(*said){func(s *said) {
+				go cancel()
+				s.say(welcome(5, "new"))
+				s.stay()
+			}}})
+			returned := make(chan struct{})
+			c, err := hubclient.Dial(ctx, "ws://hub.test/room/lobby", hubclient.WithHTTPClient(w.http),
+				hubclient.WithCallback(func(hubclient.Event) { <-returned }))
+			close(returned)
+			if err == nil {
+				require.NoError(t, c.Close())
+			}
+		})
 	}
 }
 

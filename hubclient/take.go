@@ -165,6 +165,10 @@ func (c *Client) kept(f *frame) (*Event, error) {
 		if f.Missed != nil {
 			e.Gap.Missed = *f.Missed
 		}
+		if f.Reset { // as with the recovery of that name: the ids before are not known any more
+			c.doubt(f.Room)
+			signal(c.wake)
+		}
 		return e, r.stream.gap(e.Gap)
 	}
 	m, err := f.received()

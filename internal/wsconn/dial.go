@@ -26,6 +26,11 @@ type ClientConn struct {
 	transport *clientTransport // nil: not known
 }
 
+// maxRedirects is how often a handshake is sent elsewhere, as with net/http.
+const maxRedirects = 10
+
+var errRedirects = errors.New("wsconn: stopped after 10 redirects")
+
 // A handshaker keeps what a handshake leads to.
 type handshaker struct {
 	http.RoundTripper
@@ -47,6 +52,10 @@ func (t *clientTransport) Read(p []byte) (int, error) {
 }
 
 func (h *handshaker) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.Response != nil { // a redirect: net/http tells it the URL before, which may hold a secret
+		r = r.Clone(r.Context())
+		r.Header.Del("Referer")
+	}
 	resp, err := h.RoundTripper.RoundTrip(r)
 	if err == nil && resp.StatusCode == http.StatusSwitchingProtocols {
 		if body, ok := resp.Body.(io.ReadWriteCloser); ok {
@@ -75,6 +84,14 @@ func Dial(ctx context.Context, url string, o DialOptions) (*ClientConn, *http.Re
 	}
 	own := *client
 	own.Transport = handshake
+	if own.CheckRedirect == nil { // nhooyr would follow without end
+		own.CheckRedirect = func(_ *http.Request, via []*http.Request) error {
+			if len(via) >= maxRedirects {
+				return errRedirects
+			}
+			return nil
+		}
+	}
 	ws, resp, err := websocket.Dial(ctx, url, &websocket.DialOptions{
 		HTTPClient:      &own,
 		HTTPHeader:      o.Header,
