@@ -124,10 +124,10 @@ func (h *history) has(c broker.Cursor) bool {
 	if c.Epoch != h.epoch || c.Seq > h.head().Seq {
 		return false
 	}
-	if c.Tag == 0 {
-		return true
-	}
 	i := h.upTo(c.Seq)
+	if c.Tag == 0 { // where seqs have holes, it can be seen at least that no message ever stood there
+		return c.Seq == 0 || i > 0 && h.log[i-1].Cursor.Seq == c.Seq
+	}
 	return i > 0 && h.log[i-1].Cursor == c
 }
 
