@@ -321,7 +321,8 @@ func (c *Client) moved(e *Event) {
 	case e.Welcome != nil:
 		r.cursor, r.seq = e.Welcome.Cursor, e.Welcome.Seq
 	case e.Gap != nil && e.Gap.Cursor != "":
-		r.cursor, r.seq = e.Gap.Cursor, e.Gap.Before-1
+		r.cursor, r.known = e.Gap.Cursor, false // where seqs have holes it need not be that of Before-1
+		return
 	default:
 		return
 	}

@@ -291,6 +291,25 @@ func TestGapOfAnother(t *testing.T) {
 	})
 }
 
+// TestBackBehindAGap: where seqs have holes the position behind a gap is any of those that are missing.
+func TestBackBehindAGap(t *testing.T) {
+	scripted(t, func(s *script, c *hubclient.Client) {
+		until(t, c, hubclient.EventGap)
+		require.ErrorContains(t, until(t, c, hubclient.EventDisconnected).Err, "1012")
+		require.Equal(t, "recovered", until(t, c, hubclient.EventWelcome).Welcome.Recovery)
+		require.Equal(t, "12", until(t, c, hubclient.EventMessage).Message.Text())
+		e := until(t, c, hubclient.EventDisconnected)
+		require.ErrorContains(t, e.Err, "message 14 follows 11, the last one was 12")
+		require.Equal(t, []string{"", cursor(8)}, s.since)
+	}, func(s *said) {
+		s.say(welcome(5, "new"), `{"type":"gap","room":"lobby","after":5,"before":10,"cursor":"$8"}`)
+		s.close(1012)
+	}, func(s *said) {
+		s.say(welcome(8, "recovered"), message(12, 8), message(14, 11))
+		s.stay()
+	})
+}
+
 // TestCloseCodes: which of them mean to come back.
 func TestCloseCodes(t *testing.T) {
 	for code, back := range map[int]bool{
