@@ -91,7 +91,8 @@ func WithHTTPClient(c *http.Client) Option { return func(o *options) { o.http = 
 func WithCompression() Option { return func(o *options) { o.compress = true } }
 
 // WithOutbox bounds the messages that wait to be sent or for their ack, and their bytes as they go over the wire. The default is 256 and
-// 1 MiB. At a bound [Client.Publish] waits. A message larger than all the bytes has the outbox to itself.
+// 1 MiB. At a bound [Client.Publish] waits. A message larger than all the bytes has the outbox to itself. With [math.MaxInt] bytes the
+// messages are the only bound.
 func WithOutbox(messages, bytes int) Option {
 	if messages < 1 || bytes < messages {
 		panic("hubclient: WithOutbox: an outbox needs a message, and a byte for each")

@@ -3,6 +3,7 @@ package hubclient_test
 import (
 	"context"
 	"fmt"
+	"math"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -246,6 +247,25 @@ func TestFinalErrors(t *testing.T) {
 		}
 		return in.Publish(in.Client.Context())
 	}))
+}
+
+// TestOutboxOfAnyBytes: an outbox may be bounded by its messages alone.
+func TestOutboxOfAnyBytes(t *testing.T) {
+	inBubble(t, func(w *world) {
+		alice := w.dial(hubclient.WithOutbox(3, math.MaxInt), hubclient.WithBackoff(every(time.Minute)))
+		until(t, alice, hubclient.EventWelcome)
+		w.cut()
+		until(t, alice, hubclient.EventDisconnected)
+		big := hubclient.Text(strings.Repeat("x", 3<<20))
+		for range 3 {
+			_, err := alice.PublishAsync(background, big)
+			require.NoError(t, err)
+		}
+		ctx, cancel := context.WithTimeout(background, time.Second)
+		defer cancel()
+		_, err := alice.PublishAsync(ctx, hubclient.Text("4"))
+		require.ErrorIs(t, err, hubclient.ErrOutboxFull)
+	}, hub.WithMessageLimit(4<<20))
 }
 
 // TestContexts: what a context's end means depends on what has become of the message.
