@@ -64,6 +64,7 @@ type outbox struct {
 	stuck       bool         // it won't
 	ending      bool         // nothing more is sent
 	refused     bool         // what is under way is to be answered before anything is sent: the server refuses it too
+	paid        bool         // the next message had its token when the server refused it for its rate, and took none
 	pause       time.Time    // nothing is sent before
 	progress    time.Time    // when the last answer came, or the first send without one was
 	bucket      *rate.Limiter
@@ -81,7 +82,7 @@ func (p *Publication) same(command []byte) bool { return bytes.Equal(p.command, 
 // opened begins a connection.
 func (o *outbox) opened(l Limits) {
 	o.limits = l
-	o.flight, o.flightBytes, o.ending, o.refused, o.held, o.stuck = 0, 0, false, false, nil, false
+	o.flight, o.flightBytes, o.ending, o.refused, o.paid, o.held, o.stuck = 0, 0, false, false, false, nil, false
 	o.pause = time.Time{}
 	o.bucket = nil
 	if l.Rate > 0 && !math.IsInf(l.Rate, 0) {
@@ -98,7 +99,7 @@ func (o *outbox) lost() {
 			o.doubtful++
 		}
 	}
-	o.flight, o.flightBytes, o.ending, o.refused, o.held, o.stuck = 0, 0, false, false, nil, false
+	o.flight, o.flightBytes, o.ending, o.refused, o.paid, o.held, o.stuck = 0, 0, false, false, false, nil, false
 }
 
 // first returns the oldest message under way, nil if there is none.
@@ -142,13 +143,13 @@ func (o *outbox) next(now time.Time) (p *Publication, wake time.Time) {
 	if o.flight > 0 && o.flightBytes+p.size() > maxFlightBytes {
 		return nil, wake
 	}
-	if b := o.bucket; b != nil {
+	if b := o.bucket; b != nil && !o.paid {
 		if missing := 1 - b.TokensAt(now); missing > 0 {
 			return nil, now.Add(time.Duration(math.Ceil(missing / float64(b.Limit()) * float64(time.Second))))
 		}
 		b.AllowN(now, 1)
 	}
-	o.refused = false
+	o.refused, o.paid = false, false
 	if o.flight == 0 {
 		o.progress = now
 	}
@@ -189,6 +190,7 @@ func (o *outbox) again(p *Publication, code string, after time.Duration, now tim
 	case code != wire.CodeOutOfOrder && o.held == nil:
 		o.held = p
 	}
+	o.paid = code == wire.CodeRate
 	if after <= 0 {
 		after = refusedPause << min(p.refusals, 7)
 		if code == wire.CodeDraining {

@@ -249,6 +249,35 @@ func TestFinalErrors(t *testing.T) {
 	}))
 }
 
+// TestRefusedForTheRate: the server says when it takes the message, and its token is not paid a second time.
+func TestRefusedForTheRate(t *testing.T) {
+	var at []time.Time
+	scripted(t, func(_ *script, c *hubclient.Client) {
+		for i := range 3 {
+			_, err := c.PublishAsync(background, hubclient.Text(fmt.Sprint(i)))
+			require.NoError(t, err)
+		}
+		require.NoError(t, c.Flush(background))
+		var pauses []time.Duration
+		for i := range at[1:] {
+			pauses = append(pauses, at[i+1].Sub(at[i]))
+		}
+		require.Equal(t, []time.Duration{10 * time.Second, 5 * time.Millisecond, 10*time.Second - 5*time.Millisecond}, pauses)
+	}, func(s *said) {
+		s.say(strings.Replace(welcome(5, "new"), `"rate":0,"burst":0`, `"rate":0.1,"burst":1`, 1))
+		for i := range 4 {
+			id := s.hear().ID
+			at = append(at, time.Now())
+			if i == 1 { // it came faster than the one before
+				s.say(fmt.Sprintf(`{"type":"error","id":%q,"code":"rate","message":"slow down","retry_after_ms":5}`, id))
+			} else {
+				s.say(fmt.Sprintf(`{"type":"ack","id":%q,"seq":%d}`, id, 6+i))
+			}
+		}
+		s.stay()
+	})
+}
+
 // TestOutboxOfAnyBytes: an outbox may be bounded by its messages alone.
 func TestOutboxOfAnyBytes(t *testing.T) {
 	inBubble(t, func(w *world) {
