@@ -3,13 +3,13 @@
 //	go run ./examples/cli -name alice [-addr localhost:8000] [-room lobby]
 //
 // It sends what is typed line by line and shows what the room says. "exit", Ctrl-D or
-// Ctrl-C leaves. A line that a lost connection cut off is sent again after the next
-// one is made, once: package hubclient sees to that.
+// Ctrl-C leaves. What a lost connection cut off is sent again after the next one is made,
+// once. Package hubclient does all that; here is how a program uses it: chat.go dials,
+// publishes and takes the events, words.go puts them into words.
 package main
 
 import (
 	"bufio"
-	"context"
 	"errors"
 	"flag"
 	"fmt"
@@ -93,15 +93,6 @@ func roomURL(addr, room string) (*url.URL, error) {
 	return u, nil
 }
 
-func withName(u *url.URL, name string) *url.URL {
-	named := *u
-	if q := u.Query(); name != "" {
-		q.Set("name", name)
-		named.RawQuery = q.Encode()
-	}
-	return &named
-}
-
 // maxInput is the longest line of standard input, in bytes.
 const maxInput = 1 << 20
 
@@ -120,8 +111,7 @@ func onPipe(u *url.URL, name string) error {
 		broken <- in.Err()
 		close(input)
 	}()
-	c := &client{
-		url:   withName(u, name),
+	c := &chat{
 		say:   func(s string) { fmt.Println(s) },
 		note:  func(s string) { fmt.Fprintln(os.Stderr, s) },
 		state: func(bool) {},
@@ -130,7 +120,7 @@ func onPipe(u *url.URL, name string) error {
 		wait:  true,
 		grace: 30 * time.Second,
 	}
-	if err := c.run(context.Background()); err != nil {
+	if err := c.run(u, name); err != nil {
 		return err
 	}
 	select {
@@ -183,8 +173,7 @@ func onTerminal(u *url.URL, name string) error {
 			left = left || err != nil || isExit(text)
 		}
 	}()
-	c := &client{
-		url:   withName(u, name),
+	c := &chat{
 		say:   ed.Print,
 		note:  ed.Print,
 		state: func(ready bool) { ed.SetPrompt(map[bool]string{true: "> ", false: "(offline) > "}[ready]) },
@@ -193,7 +182,7 @@ func onTerminal(u *url.URL, name string) error {
 		grace: 5 * time.Second,
 	}
 	ed.SetPrompt("(connecting) > ")
-	return c.run(context.Background())
+	return c.run(u, name)
 }
 
 func signals() chan os.Signal {

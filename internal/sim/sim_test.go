@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"sort"
 	"strings"
 	"sync/atomic"
@@ -88,8 +89,9 @@ func covered(t *testing.T) {
 	}
 	countsMu.Lock()
 	defer countsMu.Unlock()
+	rare := []string{"given up as dead", "given up as too old", "given up by the next program", "left room by the service", "drain cut short", "error draining"}
 	for _, what := range must {
-		if counts[what] == 0 {
+		if counts[what] == 0 && (*seeds >= 1000 || !slices.Contains(rare, what)) { // once in 25 seeds or so
 			t.Errorf("in no run: %s", what)
 		}
 	}
