@@ -235,19 +235,21 @@ func (c *Client) publish(ctx context.Context, m Message) (*Publication, error) {
 		c: c, id: m.ID, room: cmd.Room, direct: m.To.Client != "" || m.To.User != "",
 		command: wire.AppendCommand(nil, cmd), done: make(chan struct{}), wanted: 1,
 	}
-	if same, err := c.same(p); same != nil || err != nil {
+	c.mu.Lock()
+	same, err := c.same(p)
+	c.mu.Unlock()
+	if same != nil || err != nil {
 		return same, err
 	}
 	if err := c.acquire(ctx, p); err != nil {
 		return nil, err
 	}
-	same, err := c.same(p) // another call was faster
-	if same != nil || err != nil {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if same, err = c.same(p); same != nil || err != nil { // another call was faster
 		c.places.Release(c.weight(p))
 		return same, err
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	if c.err != nil || c.closed {
 		c.places.Release(c.weight(p))
 		return nil, fmt.Errorf("%w: %w", ErrNotSent, ErrClosed)
@@ -257,10 +259,8 @@ func (c *Client) publish(ctx context.Context, m Message) (*Publication, error) {
 	return p, nil
 }
 
-// same returns the message with p's ID that is in the outbox already.
+// same returns the message with p's ID that is in the outbox already. c.mu is held: until p is in it, where there is none.
 func (c *Client) same(p *Publication) (*Publication, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	if err := c.fits(p); err != nil {
 		return nil, err
 	}

@@ -333,7 +333,7 @@ func (c *Client) moved(e *Event) {
 // it before. c.mu is held.
 func (c *Client) tooLarge(p *Publication, why string) {
 	var err error = &Error{ID: p.id, Room: p.room, Code: wire.CodeTooLarge, Message: why}
-	if p.maybe.Before(p.sentAt) {
+	if p.repeated {
 		err = fmt.Errorf("%w: %w", ErrUncertain, err)
 	}
 	c.resolve(p, Receipt{}, err)

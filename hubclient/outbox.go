@@ -36,6 +36,7 @@ type Publication struct {
 	flying   bool      // sent on this connection, and not answered
 	sentAt   time.Time // on this connection
 	maybe    time.Time // when it was first sent with an outcome that is not known; zero: it is not kept
+	repeated bool      // sent again since then
 	refusals int
 	crashed  int // connections that ended with 1011 on it
 	wanted   int // by so many calls: those of Publish that wait, and all of PublishAsync
@@ -156,8 +157,8 @@ func (o *outbox) next(now time.Time) (p *Publication, wake time.Time) {
 	if p == o.held {
 		o.held = nil
 	}
-	p.flying, p.sentAt = true, now
-	if p.maybe.IsZero() {
+	p.flying, p.sentAt, p.repeated = true, now, !p.maybe.IsZero()
+	if !p.repeated {
 		p.maybe = now
 	} else {
 		o.doubtful--
@@ -179,7 +180,7 @@ func (o *outbox) landed(p *Publication, now time.Time) {
 func (o *outbox) again(p *Publication, code string, after time.Duration, now time.Time) {
 	o.landed(p, now)
 	o.refused = true
-	if code != wire.CodeUnavailable && p.maybe.Equal(p.sentAt) {
+	if code != wire.CodeUnavailable && !p.repeated {
 		p.maybe = time.Time{} // sent once, and certainly not kept
 	} else {
 		o.doubtful++

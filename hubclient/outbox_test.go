@@ -504,3 +504,36 @@ func TestRequests(t *testing.T) {
 		alice.Typing("", true)
 	})
 }
+
+// TestSameIDAtOnce: calls with one ID at the same moment are one message.
+func TestSameIDAtOnce(t *testing.T) {
+	inBubble(t, func(w *world) {
+		const rounds, callers = 300, 8
+		alice := w.dial()
+		for round := range rounds {
+			m := hubclient.Text("one")
+			m.ID = fmt.Sprint(round)
+			start := make(chan struct{})
+			got := make(chan *hubclient.Publication, callers)
+			for range callers {
+				go func() {
+					<-start
+					p, err := alice.PublishAsync(background, m)
+					if err != nil {
+						t.Error(err)
+					}
+					got <- p
+				}()
+			}
+			close(start)
+			seqs := map[uint64]bool{}
+			for range callers {
+				r, err := (<-got).Result()
+				require.NoError(t, err)
+				seqs[r.Seq] = true
+			}
+			require.Len(t, seqs, 1)
+		}
+		require.Equal(t, int32(1), w.dials.Load(), "no connection was lost for it")
+	}, fast)
+}

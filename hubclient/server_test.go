@@ -866,3 +866,41 @@ func TestCloseIsClean(t *testing.T) {
 		<-carol.Done()
 	})
 }
+
+// TestRefusedWhenRepeated: a message that was sent before without an answer may have been kept, however it is refused
+// when it comes again, and however soon.
+func TestRefusedWhenRepeated(t *testing.T) {
+	for name, second := range map[string]func(*said){
+		"by an error": func(s *said) {
+			s.say(welcome(5, "recovered"))
+			s.say(fmt.Sprintf(`{"type":"error","id":%q,"code":"refused","message":"no"}`, s.hear().ID))
+			s.stay()
+		},
+		"by a close": func(s *said) {
+			s.say(welcome(5, "recovered"))
+			s.hear()
+			s.close(1009)
+		},
+		"by a smaller limit": func(s *said) {
+			s.say(strings.Replace(welcome(5, "recovered"), `"message_bytes":1000`, `"message_bytes":10`, 1))
+			s.stay()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := &script{t: t, steps: []func(*said){func(s *said) {
+					s.say(welcome(5, "new"))
+					s.hear()
+				}, second}}
+				w := newWorld(t)
+				_ = w.srv.Close()
+				w.serve(s)
+				c := w.dial(hubclient.WithBackoff(every(0)))
+				_, err := c.Publish(background, hubclient.Text("1"))
+				require.ErrorIs(t, err, hubclient.ErrUncertain)
+				var e *hubclient.Error
+				require.ErrorAs(t, err, &e, "and why it was not repeated")
+			})
+		})
+	}
+}

@@ -211,7 +211,7 @@ func (c *Client) refused(f *frame) *Event {
 			return nil
 		}
 		c.outbox.landed(p, now)
-		known := p.maybe.Equal(p.sentAt)
+		known := !p.repeated
 		p.maybe = time.Time{}
 		if known {
 			c.resolve(p, Receipt{}, err)
