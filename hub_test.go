@@ -2863,6 +2863,7 @@ func TestPresenceAfterALostAnswer(t *testing.T) {
 		}
 		inBubble(t, func(w *world) {
 			p, _ := w.enter("lobby", "name=p")
+			synctest.Wait() // the join is announced: a leave behind it would wait, and be undone by the next join
 			p.send(`{"type":"leave","room":"lobby"}`)
 			p.until("left_room")
 			p.send(`{"type":"join","room":"lobby"}`)
