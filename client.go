@@ -745,6 +745,9 @@ func (c *Client) tryPublish(cmd *wire.Command) *wire.Error {
 			return c.explain(cmd, err, true)
 		}
 	}
+	if c.hub.begin() == nil { // else Publish says so
+		defer c.hub.end() // Shutdown waits for the ack too
+	}
 	ctx := deadline.WithTimeout(c.Context(), c.cfg.publishTimeout)
 	defer ctx.Cancel()
 	if err := in.Publish(ctx); err != nil {

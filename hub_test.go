@@ -1205,6 +1205,40 @@ func TestShutdownLeavesNothing(t *testing.T) {
 	})
 }
 
+// shutdownBroker has the hub shut down as soon as a message is kept.
+type shutdownBroker struct {
+	broker.Broker
+	kept chan struct{}
+}
+
+func (b *shutdownBroker) Publish(ctx context.Context, m *broker.Message) (broker.Receipt, error) {
+	r, err := b.Broker.Publish(ctx, m)
+	close(b.kept)
+	runtime.Gosched()
+	return r, err
+}
+
+// TestShutdownAcksWhatWasKept: who published just before the end hears of it.
+func TestShutdownAcksWhatWasKept(t *testing.T) {
+	for range 200 {
+		synctest.Test(t, func(t *testing.T) {
+			memory := broker.NewMemory()
+			b := &shutdownBroker{memory, make(chan struct{})}
+			w := newWorld(t, hub.New(hub.WithBroker(b)), nil)
+			t.Cleanup(func() { w.close(); _ = memory.Close() })
+			p := w.json("lobby", "")
+			p.until("welcome")
+			go func() {
+				<-b.kept
+				_ = w.hub.Shutdown(context.Background())
+			}()
+			p.sendf(`{"type":"publish","id":"1","data":"x"}`)
+			p.until("ack")
+			p.ws.CloseNow()
+		})
+	}
+}
+
 func TestShutdownCutsWhoDoesNotGo(t *testing.T) {
 	inBubble(t, func(w *world) {
 		p, _ := w.enter("lobby", "name=stuck")

@@ -9,11 +9,13 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/chathub-go/hub"
+	"github.com/chathub-go/hub/hubclient"
 )
 
 // talk is the chat without its process, with input that is there at once. It returns what the room said.
@@ -89,6 +91,19 @@ func TestSlowPace(t *testing.T) {
 	said, err := talk(t, s, &chat{wait: true, grace: time.Second}, "one", "two")
 	require.NoError(t, err)
 	require.Equal(t, []string{"alice: one", "alice: two"}, said)
+}
+
+// TestPaceIsLateNews: the pace may come to be known when the input has ended already.
+func TestPaceIsLateNews(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &chat{wait: true, grace: time.Second, note: func(string) {}, state: func(bool) {}, client: new(hubclient.Client)}
+		c.lines = []line{{text: "one"}}
+		began := time.Now()
+		c.leave()
+		c.welcome(&hubclient.Welcome{Limits: hubclient.Limits{Rate: 0.5}})
+		<-c.hurry
+		require.Equal(t, 3*time.Second, time.Since(began))
+	})
 }
 
 // TestSignals: the first one waits for what was typed, the second one for nothing.

@@ -71,7 +71,11 @@ func (c *chat) welcome(w *hubclient.Welcome) {
 	}
 	c.user = w.User
 	if w.Limits.Rate > 0 {
-		c.pace = time.Duration(min(1/w.Limits.Rate, 3600) * float64(time.Second))
+		pace := time.Duration(min(1/w.Limits.Rate, 3600) * float64(time.Second))
+		if pace != c.pace { // who is leaving already counted on another one
+			c.pace = pace
+			c.patience()
+		}
 	}
 	c.online = true
 	c.state(true)
