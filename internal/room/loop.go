@@ -138,7 +138,8 @@ func Open(ctx context.Context, cfg Config) (*Loop, error) {
 }
 
 // Start starts the loop. It ends when the room was idle, after Stop, after Close once
-// the last member has left, or when the broker ended the subscription; then it calls over.
+// the last member has left, or when the broker ended the subscription; then it calls over,
+// which must not wait for Done.
 func (l *Loop) Start(over func()) {
 	l.over = over
 	l.timer = time.NewTimer(l.cfg.Idle)
@@ -159,8 +160,8 @@ func (l *Loop) run() {
 	l.timer.Stop()
 	l.cancelAnnouncement()
 	l.sub.Close()
+	l.over() // first: who waits for the end may count the hub's rooms
 	close(l.done)
-	l.over()
 }
 
 // turn waits for one thing to do, and does it. Room loop only.
