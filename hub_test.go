@@ -1608,13 +1608,16 @@ func (w *world) goesOn(room string) {
 	require.Less(w.t, time.Since(start), 100*time.Millisecond, "nothing waits for what has stopped")
 }
 
-// endsBy shuts the hub down with a deadline and wants it kept.
-func (w *world) endsBy(d time.Duration) {
+// endsBy shuts the hub down with a deadline and wants it kept, but for what a callback takes longer.
+func (w *world) endsBy(d time.Duration, longer ...time.Duration) {
 	w.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), d)
 	defer cancel()
 	start := time.Now()
 	require.ErrorIs(w.t, w.hub.Shutdown(ctx), context.DeadlineExceeded)
+	for _, more := range longer {
+		d += more
+	}
 	require.Equal(w.t, d, time.Since(start))
 }
 
@@ -1765,7 +1768,10 @@ func TestStoppedCallback(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, func(w *world) {
 				leave = make(chan struct{})
-				for _, door := range []string{"plain", "json"} {
+				end := sync.OnceFunc(func() { close(leave) })
+				w.t.Cleanup(end) // also where the test fails
+				var stuck [2]*peer
+				for i, door := range []string{"plain", "json"} {
 					go func() {
 						p, err := w.tryDial("lobby", "name=stuck-"+door, door == "json")
 						if err != nil {
@@ -1773,20 +1779,24 @@ func TestStoppedCallback(t *testing.T) {
 						}
 						p.listen()
 						_ = p.ws.Write(context.Background(), wsconn.OpText, []byte(`{"type":"publish","id":"1","data":"x"}`))
-						if name == "OnLeave" {
-							_ = p.ws.Close(1000, "")
-						}
+						stuck[i] = p
 					}()
 				}
 				synctest.Wait()
+				if name == "OnLeave" { // who goes before it has joined does not leave
+					for _, p := range stuck {
+						go func() { _ = p.ws.Close(1000, "") }()
+					}
+					synctest.Wait()
+				}
 				require.Equal(t, 2, w.hub.Stats().Clients)
 				w.goesOn("lobby")
 				if name != "OnLeave" {
 					require.NoError(t, w.hub.Shutdown(context.Background()), "which ends the client's context")
 					return
 				}
-				time.AfterFunc(3*time.Second, func() { close(leave) })
-				w.endsBy(3 * time.Second)
+				time.AfterFunc(4*time.Second, end)
+				w.endsBy(3*time.Second, time.Second)
 			}, option, hub.WithLogger(quiet))
 		})
 	}
