@@ -34,7 +34,8 @@ type link struct {
 	lagging bool      // it does not wait any more: events go by
 	gone    bool      // it has ended
 	timer   *time.Timer
-	limit   int64 // bytes of an event; the reader's
+	since   string // that the URL had
+	limit   int64  // bytes of an event; the reader's
 
 	done chan struct{} // closed when the reader has ended
 	err  error         // before done is closed: why
@@ -42,12 +43,12 @@ type link struct {
 
 // connect makes a connection and stays until it ends. It returns for how long it stood, and why it ended.
 func (c *Client) connect() (stood time.Duration, err error) {
-	conn, err := c.dial()
+	conn, since, err := c.dial()
 	if err != nil {
 		return 0, err
 	}
 	now := time.Now()
-	l := &link{c: c, conn: conn, began: now, heard: now, done: make(chan struct{})}
+	l := &link{c: c, conn: conn, since: since, began: now, heard: now, done: make(chan struct{})}
 	c.mu.Lock()
 	c.link = l
 	c.mu.Unlock()
@@ -181,7 +182,7 @@ func (l *link) next(now time.Time) (p []byte, wake time.Time, err error) {
 	}
 	for _, r := range c.requests {
 		switch {
-		case !r.sent && due(r.notBefore):
+		case !r.sent && c.turn(r) && due(r.notBefore):
 			r.sent, r.sentAt = true, now
 			return wire.AppendCommand(nil, c.command(r)), wake, nil
 		case r.sent && !l.blocked && due(later(r.sentAt, l.heard).Add(answerTimeout)):

@@ -33,8 +33,9 @@ type request struct {
 	sentAt    time.Time
 	notBefore time.Time
 	refusals  int
-	again     bool // join: the client was in the room before
-	abandoned bool // nobody waits for it
+	stay      *room // that a join asks for
+	again     bool  // join: the client was in the room before
+	abandoned bool  // nobody waits for it
 
 	done   chan struct{}
 	answer *frame // before done is closed
@@ -91,6 +92,7 @@ func (c *Client) answer(r *request, f *frame, err error) {
 	c.requests = slices.Delete(c.requests, i, i+1)
 	r.answer, r.err = f, err
 	close(r.done)
+	signal(c.wake) // another one's turn may have come
 }
 
 // request returns the one that an answer is for: by its id, or of that type and room. c.mu is held.
@@ -105,17 +107,40 @@ func (c *Client) request(id, typ, room string) *request {
 
 // command is what r sends now. c.mu is held.
 func (c *Client) command(r *request) *wire.Command {
-	if room := c.rooms[r.cmd.Room]; r.cmd.Type == wire.CommandJoin && room != nil {
-		r.cmd.Since, r.cmd.History = room.cursor, room.history
+	if r.stay != nil {
+		r.cmd.Since, r.cmd.History = r.stay.cursor, r.stay.history
 	}
 	return &r.cmd
+}
+
+// joining returns the request to join for a stay. c.mu is held.
+func (c *Client) joining(stay *room) *request {
+	for _, r := range c.requests {
+		if stay != nil && r.stay == stay {
+			return r
+		}
+	}
+	return nil
+}
+
+// turn tells whether r may be sent: of the joins and leaves of a room one at a time is under way, in the order in which they were asked for.
+// c.mu is held.
+func (c *Client) turn(r *request) bool {
+	about := func(o *request) bool { return o.cmd.Type == wire.CommandJoin || o.cmd.Type == wire.CommandLeave }
+	if !about(r) {
+		return true
+	}
+	return r == c.requests[slices.IndexFunc(c.requests, func(o *request) bool { return about(o) && o.cmd.Room == r.cmd.Room })]
 }
 
 // unanswered sorts the requests of a connection that is lost. c.mu is held.
 func (c *Client) unanswered() {
 	for _, r := range slices.Clone(c.requests) {
 		r.sent = false
-		if r.cmd.Type == wire.CommandLeave || r.abandoned { // it has left; it is of no use
+		switch {
+		case r.cmd.Type == wire.CommandLeave, r.abandoned: // it has left; it is of no use
+			c.answer(r, nil, nil)
+		case r.stay != nil && (!r.stay.wanted || r.stay != c.rooms[r.cmd.Room]): // left meanwhile
 			c.answer(r, nil, nil)
 		}
 	}
@@ -124,7 +149,7 @@ func (c *Client) unanswered() {
 // rejoin asks for the rooms that are to be joined, besides the URL's. c.mu is held.
 func (c *Client) rejoin() {
 	for name, r := range c.rooms {
-		if r.wanted && !r.in && name != c.home && c.request("", wire.CommandJoin, name) == nil {
+		if r.wanted && !r.in && name != c.home && c.joining(r) == nil {
 			c.askAgain(name, time.Time{})
 		}
 	}
@@ -132,7 +157,7 @@ func (c *Client) rejoin() {
 
 func (c *Client) askAgain(name string, notBefore time.Time) {
 	r := newRequest(wire.Command{Type: wire.CommandJoin, Room: name})
-	r.again, r.notBefore = true, notBefore
+	r.stay, r.again, r.notBefore = c.rooms[name], true, notBefore
 	c.requests = append(c.requests, r)
 	signal(c.wake)
 }
@@ -156,22 +181,26 @@ func (c *Client) Join(ctx context.Context, name string, opts ...JoinOption) (*We
 		c.mu.Unlock()
 		return nil, &Error{Room: name, Code: wire.CodeAlreadyInRoom, Message: "the client is in that room, or about to be"}
 	}
-	r := &room{wanted: true, cursor: o.since, history: o.history}
-	c.rooms[name] = r
+	stay := &room{wanted: true, cursor: o.since, history: o.history}
+	c.rooms[name] = stay
 	c.mu.Unlock()
-	_, err := c.do(ctx, newRequest(wire.Command{Type: wire.CommandJoin, Room: name}))
+	join := newRequest(wire.Command{Type: wire.CommandJoin, Room: name})
+	join.stay = stay
+	_, err := c.do(ctx, join)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err == nil && (c.rooms[name] != r || r.hello == nil) {
+	if err == nil && stay.hello == nil {
 		err = &Error{Room: name, Code: wire.CodeNotInRoom, Message: "left meanwhile"}
 	}
 	if err == nil {
-		return r.hello, nil
+		return stay.hello, nil
 	}
-	if c.rooms[name] == r { // not another call's
-		if r.in { // since ctx ended
-			c.leaveUnwanted(name)
-		}
+	switch {
+	case c.rooms[name] != stay: // another one's now
+	case stay.in: // since a moment ago
+		stay.wanted = false
+		c.leaveUnwanted(name)
+	default:
 		c.forget(name)
 	}
 	return nil, err
@@ -196,7 +225,7 @@ func (c *Client) Leave(ctx context.Context, name string) error {
 		return nil
 	}
 	r.wanted = false
-	if join := c.request("", wire.CommandJoin, name); join != nil {
+	if join := c.joining(r); join != nil {
 		if !join.sent {
 			c.answer(join, nil, &Error{Room: name, Code: wire.CodeNotInRoom, Message: "left before it was joined"})
 			c.forget(name)
@@ -212,16 +241,16 @@ func (c *Client) Leave(ctx context.Context, name string) error {
 	_, err := c.do(ctx, newRequest(wire.Command{Type: wire.CommandLeave, Room: name}))
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if r := c.rooms[name]; r != nil && !r.wanted {
+	if c.rooms[name] == r {
 		c.forget(name)
 	}
 	return err
 }
 
-// leaveUnwanted leaves a room that the server let the client into after it did not want to be any more. c.mu is held.
+// leaveUnwanted leaves a room that the server let the client into after it did not want to be any more, before it is joined again. c.mu is held.
 func (c *Client) leaveUnwanted(name string) {
 	if c.request("", wire.CommandLeave, name) == nil {
-		c.requests = append(c.requests, newRequest(wire.Command{Type: wire.CommandLeave, Room: name}))
+		c.requests = slices.Insert(c.requests, 0, newRequest(wire.Command{Type: wire.CommandLeave, Room: name}))
 		signal(c.wake)
 	}
 }

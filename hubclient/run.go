@@ -144,32 +144,32 @@ func (c *Client) end(err error) {
 	close(c.ended)
 }
 
-// dial makes a connection.
-func (c *Client) dial() (*wsconn.ClientConn, error) {
+// dial makes a connection, which goes on in the URL's room at since.
+func (c *Client) dial() (conn *wsconn.ClientConn, since string, err error) {
 	ctx, cancel := context.WithTimeout(c.ctx, dialTimeout)
 	defer cancel()
 	o := wsconn.DialOptions{
 		Subprotocols: []string{wire.Subprotocol}, HTTPClient: c.o.http, ReadLimit: readLimit, Compress: c.o.compress,
 	}
 	if c.o.header != nil {
-		var err error
 		if o.Header, err = c.o.header(ctx); err != nil {
-			return nil, fmt.Errorf("hubclient: header: %w", err)
+			return nil, "", fmt.Errorf("hubclient: header: %w", err)
 		}
 	}
-	conn, resp, err := wsconn.Dial(ctx, c.address(), o)
+	url, since := c.address()
+	conn, resp, err := wsconn.Dial(ctx, url, o)
 	if err != nil {
-		return nil, c.refusal(resp, err)
+		return nil, "", c.refusal(resp, err)
 	}
 	if p := conn.Subprotocol(); !strings.EqualFold(p, wire.Subprotocol) {
 		conn.CloseNow()
-		return nil, &HandshakeError{Status: http.StatusSwitchingProtocols, Message: "it does not speak " + wire.Subprotocol}
+		return nil, "", &HandshakeError{Status: http.StatusSwitchingProtocols, Message: "it does not speak " + wire.Subprotocol}
 	}
-	return conn, nil
+	return conn, since, nil
 }
 
-// address is the URL of the next handshake.
-func (c *Client) address() string {
+// address is the URL of the next handshake, and the cursor in it.
+func (c *Client) address() (s, since string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	u := *c.url
@@ -181,7 +181,7 @@ func (c *Client) address() string {
 	}
 	set("name", c.o.name)
 	set("session", c.session)
-	since := c.o.since
+	since = c.o.since
 	if r := c.rooms[c.home]; r != nil {
 		since = r.cursor
 	}
@@ -191,7 +191,7 @@ func (c *Client) address() string {
 	}
 	set("ordered", "1")
 	u.RawQuery = q.Encode()
-	return u.String()
+	return u.String(), since
 }
 
 // refusal is the error of a handshake.

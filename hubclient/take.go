@@ -80,26 +80,24 @@ func (l *link) welcome(f *frame) (*Event, error) {
 	if f.Room == "" || f.Cursor == "" {
 		return nil, violation("a welcome without a room or a cursor")
 	}
-	if !l.open {
-		if err := l.opened(f); err != nil {
-			return nil, err
+	asked := &request{cmd: wire.Command{Since: l.since, History: c.o.history}} // by the URL
+	if l.open {
+		if asked = c.request("", wire.CommandJoin, f.Room); asked == nil || !asked.sent {
+			return nil, violation("a welcome to %q, which was not asked for, or a second welcome", f.Room)
 		}
+		c.answer(asked, f, nil)
+	} else if err := l.opened(f); err != nil {
+		return nil, err
 	}
 	r := c.rooms[f.Room]
-	join := c.request("", wire.CommandJoin, f.Room)
-	if join != nil {
-		defer c.answer(join, f, nil)
-	}
+	join := c.joining(r) // another request for the same is answered too
 	switch {
-	case r == nil && join == nil:
-		return nil, violation("a welcome to %q, which was not asked for", f.Room)
-	case r == nil:
-		c.leaveUnwanted(f.Room)
-		return nil, nil
-	case r.in:
+	case r != nil && r.in:
 		return nil, violation("a second welcome to %q", f.Room)
-	case !r.wanted:
-		r.in = true
+	case r == nil || !r.wanted || join != nil && (asked.cmd.Since != r.cursor || asked.cmd.History != r.history):
+		if r != nil && !r.wanted {
+			r.in = true
+		}
 		c.leaveUnwanted(f.Room)
 		return nil, nil
 	case (f.Recovery == RecoveryNew) != (r.cursor == ""):
@@ -109,6 +107,9 @@ func (l *link) welcome(f *frame) (*Event, error) {
 	}
 	if f.Recovery == RecoveryReset {
 		c.doubt(f.Room)
+	}
+	if join != nil {
+		c.answer(join, f, nil)
 	}
 	r.in = true
 	r.stream.welcome(f.Seq)
@@ -154,9 +155,6 @@ func (c *Client) kept(f *frame) (*Event, error) {
 		return nil, nil // of the stay that is about to end; the next one's welcome comes behind that
 	}
 	if !r.in {
-		if c.request("", wire.CommandLeave, f.Room) != nil { // it is being left, and joined again after that
-			return nil, nil
-		}
 		return nil, violation("%q of a room before its welcome", f.Type)
 	}
 	e := &Event{Type: EventGap, Room: f.Room}
@@ -232,14 +230,12 @@ func (c *Client) refused(f *frame) *Event {
 		r.sent, r.notBefore = false, now.Add(after)
 		return nil
 	}
-	room := c.rooms[r.cmd.Room]
-	if r.cmd.Type == wire.CommandLeave && f.Code == wire.CodeNotInRoom ||
-		r.cmd.Type == wire.CommandJoin && f.Code == wire.CodeAlreadyInRoom && room != nil && room.in { // by a join that was given up
+	if r.cmd.Type == wire.CommandLeave && f.Code == wire.CodeNotInRoom {
 		c.answer(r, nil, nil)
 		return nil
 	}
 	c.answer(r, nil, err)
-	if !r.again {
+	if !r.again || !r.stay.wanted || r.stay != c.rooms[r.cmd.Room] {
 		return nil
 	}
 	c.forget(r.cmd.Room)
