@@ -1842,7 +1842,7 @@ func TestStoppedWorker(t *testing.T) {
 		t.Skip("workers don't write then")
 	}
 	const workers, small, more = 4, 20, 64
-	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(workers))
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(workers + 1)) // one is not for fan-out
 	inBubble(t, func(w *world) {
 		var stopped atomic.Bool
 		l := memnet.Listen()
