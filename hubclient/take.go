@@ -94,7 +94,7 @@ func (l *link) welcome(f *frame) (*Event, error) {
 	switch {
 	case r != nil && r.in:
 		return nil, violation("a second welcome to %q", f.Room)
-	case r == nil || !r.wanted || join != nil && (asked.cmd.Since != r.cursor || asked.cmd.History != r.history):
+	case r == nil || !r.wanted || c.request("", wire.CommandLeave, f.Room) != nil || join != nil && (asked.cmd.Since != r.cursor || asked.cmd.History != r.history):
 		if r != nil && !r.wanted {
 			r.in = true
 		}
@@ -110,6 +110,9 @@ func (l *link) welcome(f *frame) (*Event, error) {
 	}
 	if join != nil {
 		c.answer(join, f, nil)
+	}
+	if r.cursor == "" { // Join tells of it, even if the event is lost with the connection: from here on all is to come
+		r.cursor, r.seq, r.known = f.Cursor, f.Seq, true
 	}
 	r.in = true
 	r.stream.welcome(f.Seq)
@@ -222,6 +225,10 @@ func (c *Client) refused(f *frame) *Event {
 	if f.ID == "" || r == nil {
 		return &Event{Type: EventError, Room: f.Room, Err: err}
 	}
+	if c.stale(r) { // nor is it to hold up the leave behind it
+		c.answer(r, nil, nil)
+		return nil
+	}
 	if retryable(f.Code) && (!r.abandoned || r.cmd.Type == wire.CommandLeave) {
 		if after == 0 {
 			after = refusedPause << min(r.refusals, 7)
@@ -235,10 +242,13 @@ func (c *Client) refused(f *frame) *Event {
 		return nil
 	}
 	c.answer(r, nil, err)
-	if !r.again || !r.stay.wanted || r.stay != c.rooms[r.cmd.Room] {
+	if r.stay == nil {
 		return nil
 	}
 	c.forget(r.cmd.Room)
+	if !r.again { // Join tells of it
+		return nil
+	}
 	return &Event{Type: EventLeftRoom, Room: r.cmd.Room, Err: err}
 }
 
