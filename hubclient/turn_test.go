@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/chathub-go/hub"
 	"github.com/chathub-go/hub/hubclient"
 )
 
@@ -96,4 +97,40 @@ func TestJoinedUnread(t *testing.T) {
 		publish(t, c, "1")
 		require.Equal(t, numbers(6, 6), texts(t, c, 1))
 	})
+}
+
+// TestBackWhileOnLeave: who is told that it has left a room can join it again, whatever the service still does about that.
+func TestBackWhileOnLeave(t *testing.T) {
+	for name, asks := range map[string]bool{"by itself": false, "leaves and joins": true} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(w *world) {
+				alice := w.dial(hubclient.WithBackoff(every(time.Second)))
+				join(t, alice)
+				room, err := w.hub.Room("games")
+				require.NoError(t, err)
+				closed := make(chan error, 1)
+				go func() { closed <- room.Close(background) }()
+				synctest.Wait()
+				if asks {
+					require.NoError(t, alice.Leave(background, "games"))
+					join(t, alice)
+				}
+				elapse(time.Minute)
+				require.NoError(t, <-closed)
+				require.True(t, isIn(alice, "games"))
+				require.Equal(t, int32(1), w.dials.Load(), "no connection was lost for it")
+				room, err = w.hub.Room("games")
+				require.NoError(t, err)
+				n := 0
+				for range room.Members() {
+					n++
+				}
+				require.Equal(t, 1, n)
+			}, hub.WithRoomsPerClient(2), anyRoom, hub.WithOnLeave(func(_ *hub.Client, r *hub.Room, _ error) {
+				if r.Name() == "games" {
+					elapse(5 * time.Second)
+				}
+			}))
+		})
+	}
 }
