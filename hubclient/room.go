@@ -21,6 +21,7 @@ type room struct {
 	cursor  string
 	seq     uint64 // of cursor
 	known   bool   // seq is
+	untold  bool   // the caller got no event of the welcome that cursor is of
 	history int
 	stream  stream   // of this connection
 	hello   *Welcome // the last one

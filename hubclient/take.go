@@ -111,12 +111,14 @@ func (l *link) welcome(f *frame) (*Event, error) {
 	if join != nil {
 		c.answer(join, f, nil)
 	}
-	if r.cursor == "" { // Join tells of it, even if the event is lost with the connection: from here on all is to come
-		r.cursor, r.seq, r.known = f.Cursor, f.Seq, true
-	}
 	r.in = true
 	r.stream.welcome(f.Seq)
 	r.hello = f.welcome()
+	if r.cursor == "" { // Join tells of it, even if the event is lost with the connection: from here on all is to come
+		r.cursor, r.seq, r.known, r.untold = f.Cursor, f.Seq, true, true
+	} else if r.untold && f.Recovery == RecoveryRecovered {
+		r.hello.Recovery = RecoveryNew // to who takes the events it is the first
+	}
 	signal(c.wake)
 	return &Event{Type: EventWelcome, Room: f.Room, Welcome: r.hello}, nil
 }

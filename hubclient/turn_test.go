@@ -95,6 +95,9 @@ func TestJoinedUnread(t *testing.T) {
 		c := w.dial(hubclient.WithBackoff(every(time.Second)), hubclient.WithQueue(1, 1<<20))
 		require.Equal(t, uint64(5), join(t, c, hubclient.JoinHistory(0)).Seq)
 		publish(t, c, "1")
+		for _, recovery := range []string{hubclient.RecoveryNew, hubclient.RecoveryRecovered, hubclient.RecoveryNew} { // lobby, and once more, games
+			require.Equal(t, recovery, until(t, c, hubclient.EventWelcome).Welcome.Recovery)
+		}
 		require.Equal(t, numbers(6, 6), texts(t, c, 1))
 	})
 }
