@@ -685,6 +685,18 @@ func (c *Client) stay(name string) *stay {
 	return nil
 }
 
+// awaitLeft waits until a stay that is ending has ended: a client that was told so may be back before OnLeave has returned.
+func (c *Client) awaitLeft(name string) {
+	c.mu.Lock()
+	st := c.stays[name]
+	if st == nil || !st.leaving {
+		c.mu.Unlock()
+		return
+	}
+	c.mu.Unlock()
+	<-st.gone
+}
+
 // stayIn returns the client's stay in the room of a command; where there is none, the
 // command was answered.
 func (c *Client) stayIn(cmd *wire.Command) *stay {
@@ -796,6 +808,7 @@ func (c *Client) join(cmd *wire.Command) {
 	if cmd.Room == "" {
 		cmd.Room = c.room.name
 	}
+	c.awaitLeft(cmd.Room)
 	c.mu.Lock()
 	_, in := c.stays[cmd.Room]
 	n := len(c.stays)
@@ -842,6 +855,7 @@ func (c *Client) tryJoin(cmd *wire.Command) error {
 }
 
 func (c *Client) leaveRoom(cmd *wire.Command) {
+	c.awaitLeft(cmd.Room) // what still comes of the room comes before the answer
 	st := c.stayIn(cmd)
 	if st == nil {
 		return

@@ -320,7 +320,7 @@ func (c *Client) moved(e *Event) {
 	case e.Message != nil && e.Type == EventMessage:
 		r.cursor, r.seq = e.Message.Cursor, e.Message.Seq
 	case e.Welcome != nil:
-		r.cursor, r.seq = e.Welcome.Cursor, e.Welcome.Seq
+		r.cursor, r.seq, r.untold = e.Welcome.Cursor, e.Welcome.Seq, false
 	case e.Gap != nil && e.Gap.Cursor != "":
 		r.cursor, r.known = e.Gap.Cursor, false // where seqs have holes it need not be that of Before-1
 		return

@@ -21,6 +21,7 @@ type room struct {
 	cursor  string
 	seq     uint64 // of cursor
 	known   bool   // seq is
+	untold  bool   // the caller got no event of the welcome that cursor is of
 	history int
 	stream  stream   // of this connection
 	hello   *Welcome // the last one
@@ -54,16 +55,19 @@ func (c *Client) inRoom(name string) bool {
 	return r == nil || r.in || !r.wanted
 }
 
-// do waits for the answer to a request.
-func (c *Client) do(ctx context.Context, r *request) (*frame, error) {
-	c.mu.Lock()
+// put queues a request. It fails only where the client has ended. c.mu is held: what the request is about is to change in the same
+// moment, or another call's request comes between.
+func (c *Client) put(r *request) error {
 	if c.err != nil || c.closed {
-		c.mu.Unlock()
-		return nil, ErrClosed
+		return ErrClosed
 	}
 	c.requests = append(c.requests, r)
-	c.mu.Unlock()
 	signal(c.wake)
+	return nil
+}
+
+// wait waits for the answer to a request that was put.
+func (c *Client) wait(ctx context.Context, r *request) (*frame, error) {
 	select {
 	case <-r.done:
 		return r.answer, r.err
@@ -123,6 +127,11 @@ func (c *Client) joining(stay *room) *request {
 	return nil
 }
 
+// stale tells whether r is to join for a stay that nobody wants any more. c.mu is held.
+func (c *Client) stale(r *request) bool {
+	return r.stay != nil && (!r.stay.wanted || r.stay != c.rooms[r.cmd.Room])
+}
+
 // turn tells whether r may be sent: of the joins and leaves of a room one at a time is under way, in the order in which they were asked for.
 // c.mu is held.
 func (c *Client) turn(r *request) bool {
@@ -140,7 +149,7 @@ func (c *Client) unanswered() {
 		switch {
 		case r.cmd.Type == wire.CommandLeave, r.abandoned: // it has left; it is of no use
 			c.answer(r, nil, nil)
-		case r.stay != nil && (!r.stay.wanted || r.stay != c.rooms[r.cmd.Room]): // left meanwhile
+		case c.stale(r): // left meanwhile
 			c.answer(r, nil, nil)
 		}
 	}
@@ -182,11 +191,17 @@ func (c *Client) Join(ctx context.Context, name string, opts ...JoinOption) (*We
 		return nil, &Error{Room: name, Code: wire.CodeAlreadyInRoom, Message: "the client is in that room, or about to be"}
 	}
 	stay := &room{wanted: true, cursor: o.since, history: o.history}
-	c.rooms[name] = stay
-	c.mu.Unlock()
 	join := newRequest(wire.Command{Type: wire.CommandJoin, Room: name})
 	join.stay = stay
-	_, err := c.do(ctx, join)
+	err := c.put(join)
+	if err == nil {
+		c.rooms[name] = stay
+	}
+	c.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	_, err = c.wait(ctx, join)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err == nil && stay.hello == nil {
@@ -195,12 +210,13 @@ func (c *Client) Join(ctx context.Context, name string, opts ...JoinOption) (*We
 	if err == nil {
 		return stay.hello, nil
 	}
-	switch {
-	case c.rooms[name] != stay: // another one's now
-	case stay.in: // since a moment ago
-		stay.wanted = false
-		c.leaveUnwanted(name)
-	default:
+	if c.rooms[name] == stay { // not another one's now
+		if stay.in { // since a moment ago
+			c.leaveUnwanted(name)
+		}
+		if again := c.joining(stay); again != nil && !again.sent { // asked for on another connection since then
+			c.answer(again, nil, nil)
+		}
 		c.forget(name)
 	}
 	return nil, err
@@ -237,8 +253,12 @@ func (c *Client) Leave(ctx context.Context, name string) error {
 		c.mu.Unlock()
 		return nil
 	}
+	leave := newRequest(wire.Command{Type: wire.CommandLeave, Room: name})
+	err := c.put(leave)
 	c.mu.Unlock()
-	_, err := c.do(ctx, newRequest(wire.Command{Type: wire.CommandLeave, Room: name}))
+	if err == nil {
+		_, err = c.wait(ctx, leave)
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.rooms[name] == r {
@@ -311,7 +331,14 @@ func (c *Client) ask(ctx context.Context, cmd wire.Command) (*frame, error) {
 	if err := wire.ValidRoom(cmd.Room); err != nil {
 		return nil, fmt.Errorf("hubclient: %s: room %w", cmd.Type, err)
 	}
-	return c.do(ctx, newRequest(cmd))
+	r := newRequest(cmd)
+	c.mu.Lock()
+	err := c.put(r)
+	c.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	return c.wait(ctx, r)
 }
 
 // Typing tells the others in a room that the user began or stopped typing; "" is the URL's room. It does not wait, and while there

@@ -94,7 +94,7 @@ func (l *link) welcome(f *frame) (*Event, error) {
 	switch {
 	case r != nil && r.in:
 		return nil, violation("a second welcome to %q", f.Room)
-	case r == nil || !r.wanted || join != nil && (asked.cmd.Since != r.cursor || asked.cmd.History != r.history):
+	case r == nil || !r.wanted || c.request("", wire.CommandLeave, f.Room) != nil || join != nil && (asked.cmd.Since != r.cursor || asked.cmd.History != r.history):
 		if r != nil && !r.wanted {
 			r.in = true
 		}
@@ -114,6 +114,11 @@ func (l *link) welcome(f *frame) (*Event, error) {
 	r.in = true
 	r.stream.welcome(f.Seq)
 	r.hello = f.welcome()
+	if r.cursor == "" { // Join tells of it, even if the event is lost with the connection: from here on all is to come
+		r.cursor, r.seq, r.known, r.untold = f.Cursor, f.Seq, true, true
+	} else if r.untold && f.Recovery == RecoveryRecovered {
+		r.hello.Recovery = RecoveryNew // to who takes the events it is the first
+	}
 	signal(c.wake)
 	return &Event{Type: EventWelcome, Room: f.Room, Welcome: r.hello}, nil
 }
@@ -222,6 +227,10 @@ func (c *Client) refused(f *frame) *Event {
 	if f.ID == "" || r == nil {
 		return &Event{Type: EventError, Room: f.Room, Err: err}
 	}
+	if c.stale(r) { // nor is it to hold up the leave behind it
+		c.answer(r, nil, nil)
+		return nil
+	}
 	if retryable(f.Code) && (!r.abandoned || r.cmd.Type == wire.CommandLeave) {
 		if after == 0 {
 			after = refusedPause << min(r.refusals, 7)
@@ -235,10 +244,13 @@ func (c *Client) refused(f *frame) *Event {
 		return nil
 	}
 	c.answer(r, nil, err)
-	if !r.again || !r.stay.wanted || r.stay != c.rooms[r.cmd.Room] {
+	if r.stay == nil {
 		return nil
 	}
 	c.forget(r.cmd.Room)
+	if !r.again { // Join tells of it
+		return nil
+	}
 	return &Event{Type: EventLeftRoom, Room: r.cmd.Room, Err: err}
 }
 
