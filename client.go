@@ -694,7 +694,10 @@ func (c *Client) awaitLeft(name string) {
 		return
 	}
 	c.mu.Unlock()
-	<-st.gone
+	select {
+	case <-st.gone:
+	case <-c.Context().Done():
+	}
 }
 
 // stayIn returns the client's stay in the room of a command; where there is none, the

@@ -212,3 +212,20 @@ func TestPublish(t *testing.T) {
 		}
 	})
 }
+
+// TestErrorsTellNoSecret: what a bot logs does not let others be it.
+func TestErrorsTellNoSecret(t *testing.T) {
+	inBubble(t, func(w *world) {
+		c := w.dial(hubclient.WithBackoff(every(time.Second)))
+		w.stop()
+		w.mu.Lock()
+		require.NoError(t, w.net.Close())
+		w.mu.Unlock()
+		until(t, c, hubclient.EventDisconnected) // of the connection
+		e := until(t, c, hubclient.EventDisconnected)
+		require.ErrorContains(t, e.Err, "hubclient: dial: ")
+		require.NotContains(t, e.Err.Error(), c.Session())
+		require.NotContains(t, e.Err.Error(), "since=")
+		w.start()
+	})
+}

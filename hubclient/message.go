@@ -67,7 +67,7 @@ func validData(c *wire.Command) (err error) {
 		}
 	case broker.KindBinary:
 	default:
-		return errors.New("has a Kind that there is not")
+		return errors.New("has no Kind: make the message with Text, JSON or Binary")
 	}
 	return nil
 }

@@ -173,7 +173,8 @@ func (c *Client) askAgain(name string, notBefore time.Time) {
 
 // Join enters another room on the same connection, and goes on entering it whenever the connection was lost. Its events come among
 // the others, the welcome first. Errors: [*Error] where the server does not allow it ("forbidden", "room_limit", "already_in_room"),
-// [ErrClosed], the context's: then the client does not enter.
+// [ErrClosed], the context's: then the client does not enter. A hub allows a connection no other room than the URL's, unless its
+// service says so (hub.WithAuthorize).
 func (c *Client) Join(ctx context.Context, name string, opts ...JoinOption) (*Welcome, error) {
 	if err := wire.ValidRoom(name); err != nil {
 		return nil, fmt.Errorf("hubclient: join: room %w", err)

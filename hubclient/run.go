@@ -7,6 +7,7 @@ import (
 	"io"
 	"math"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -156,8 +157,8 @@ func (c *Client) dial() (conn *wsconn.ClientConn, since string, err error) {
 			return nil, "", fmt.Errorf("hubclient: header: %w", err)
 		}
 	}
-	url, since := c.address()
-	conn, resp, err := wsconn.Dial(ctx, url, o)
+	address, since := c.address()
+	conn, resp, err := wsconn.Dial(ctx, address, o)
 	if err != nil {
 		return nil, "", c.refusal(resp, err)
 	}
@@ -197,6 +198,9 @@ func (c *Client) address() (s, since string) {
 // refusal is the error of a handshake.
 func (c *Client) refusal(resp *http.Response, err error) error {
 	if resp == nil {
+		if e, ok := errors.AsType[*url.Error](err); ok {
+			err = e.Err // its URL has the session, which is secret
+		}
 		return fmt.Errorf("hubclient: dial: %w", err)
 	}
 	if resp.StatusCode < 400 {

@@ -167,7 +167,7 @@ func TestOpenErrors(t *testing.T) {
 		"memory":        {":memory:", nil, "path of a file"},
 		"uri":           {"file:chat.db", nil, "path of a file"},
 		"no folder":     {filepath.Join(dir, "none", "chat.db"), os.ErrNotExist, "none"},
-		"a folder":      {dir, nil, ""},
+		"a folder":      {dir, ErrForeign, "no regular file"},
 		"text":          {file("text", []byte(strings.Repeat("no database\n", 1000))), ErrForeign, "text"},
 		"short text":    {file("short", []byte("no")), ErrForeign, "short"},
 		"another's":     {other, ErrForeign, "other.db"},
@@ -182,6 +182,8 @@ func TestOpenErrors(t *testing.T) {
 				require.ErrorIs(t, err, test.is)
 			}
 			require.ErrorContains(t, err, test.text)
+			require.Equal(t, 1, strings.Count(err.Error(), "sqlitebroker: "), err)
+			require.NoFileExists(t, dir+"-lock")
 			after, _ := os.ReadFile(test.path)
 			require.Equal(t, before, after, "the file")
 			t.Log(err)

@@ -38,10 +38,22 @@ func Open(ctx context.Context, path string, opts ...Option) (*Broker, error) {
 		err = fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("hub: sqlitebroker: open %q: %w", path, err)
+		return nil, &openError{path, err}
 	}
 	return b, nil
 }
+
+// An openError says the package's name once, also where what is wrong is one of its own errors.
+type openError struct {
+	path string
+	err  error
+}
+
+func (e *openError) Error() string {
+	return fmt.Sprintf("hub: sqlitebroker: open %q: %s", e.path, strings.TrimPrefix(e.err.Error(), "hub: sqlitebroker: "))
+}
+
+func (e *openError) Unwrap() error { return e.err }
 
 func open(ctx context.Context, path string, o options, migrations []string) (b *Broker, err error) {
 	if path == "" || strings.HasPrefix(path, ":memory:") || strings.HasPrefix(path, "file:") {
@@ -49,6 +61,9 @@ func open(ctx context.Context, path string, o options, migrations []string) (b *
 	}
 	if path, err = resolve(path); err != nil {
 		return nil, err
+	}
+	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%w: no regular file", ErrForeign)
 	}
 	b = &Broker{
 		o: o, path: path, start: time.Now(),

@@ -42,6 +42,7 @@ func run(args []string) error {
 		flags.SetOutput(os.Stdout)
 		fmt.Println("usage: cli [-name alice] [-addr localhost:8000] [-room lobby]")
 		flags.PrintDefaults()
+		fmt.Println("Each line is a message. exit, Ctrl-D or Ctrl-C leaves.")
 		return nil
 	case err != nil:
 		return err
@@ -85,6 +86,9 @@ func roomURL(addr, room string) (*url.URL, error) {
 	}
 	if u.Path == "" || u.Path == "/" {
 		u.Path = lobbyPath
+	}
+	if room == "." || room == ".." { // a path would lead elsewhere; the server knows of every other name whether it is one
+		return nil, fmt.Errorf("-room %q is no name of a room", room)
 	}
 	if room != "lobby" {
 		u = u.JoinPath(url.PathEscape(room))

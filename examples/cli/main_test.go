@@ -186,6 +186,10 @@ func TestRoomURL(t *testing.T) {
 		require.NoError(t, err, tc.addr)
 		require.Equal(t, tc.want, u.String())
 	}
+	for _, room := range []string{".", ".."} {
+		_, err := roomURL("localhost:8000", room)
+		require.ErrorContains(t, err, "no name of a room")
+	}
 }
 
 // TestPipe is the example of the README.

@@ -58,7 +58,7 @@ func run(args []string) (err error) {
 	defer func() { err = errors.Join(err, rooms.Close()) }()
 	listener, err := net.Listen("tcp", s.addr)
 	if err != nil {
-		return err
+		return fmt.Errorf("can't listen: %w", err)
 	}
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, os.Interrupt, syscall.SIGTERM)

@@ -10,8 +10,10 @@ import (
 	_ "embed"
 	"errors"
 	"flag"
+	"fmt"
 	"html/template"
 	"log/slog"
+	"net"
 	"net/http"
 	"os"
 	"os/signal"
@@ -35,6 +37,10 @@ type service struct {
 func main() {
 	addr := flag.String("addr", "localhost:8001", "`host:port` to listen on")
 	flag.Parse()
+	if flag.NArg() > 0 {
+		fmt.Fprintf(os.Stderr, "embed: what does %q mean? see -help\n", flag.Arg(0))
+		os.Exit(2)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 
@@ -49,12 +55,17 @@ func main() {
 		s.hub.Shutdown(ctx) // first: http.Server does not know the hub's connections
 		srv.Shutdown(ctx)
 	}()
-	s.log.Info("listening", "url", "http://"+*addr)
-	if err := srv.ListenAndServe(); !errors.Is(err, http.ErrServerClosed) {
+	listener, err := net.Listen("tcp", *addr)
+	if err != nil {
+		s.log.Error("can't listen", "err", err)
+		os.Exit(1)
+	}
+	s.log.Info("listening", "url", "http://"+listener.Addr().String())
+	if err := srv.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 		s.log.Error("stopped", "err", err)
 		os.Exit(1)
 	}
-	<-drained // ListenAndServe returns when Shutdown begins
+	<-drained // Serve returns when Shutdown begins
 }
 
 func newService(log *slog.Logger) *service {
