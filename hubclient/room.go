@@ -281,7 +281,7 @@ func (c *Client) leaveUnwanted(name string) {
 func (c *Client) Cursor(room string) string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if r := c.rooms[room]; r != nil {
+	if r := c.rooms[room]; r != nil && !r.untold {
 		return r.cursor
 	}
 	return ""

@@ -114,10 +114,11 @@ func (l *link) welcome(f *frame) (*Event, error) {
 	r.in = true
 	r.stream.welcome(f.Seq)
 	r.hello = f.welcome()
-	if r.cursor == "" { // Join tells of it, even if the event is lost with the connection: from here on all is to come
+	switch {
+	case r.cursor == "" && asked.stay != nil: // Join tells of it, even if the event is lost with the connection: from here on all is to come
 		r.cursor, r.seq, r.known, r.untold = f.Cursor, f.Seq, true, true
-	} else if r.untold && f.Recovery == RecoveryRecovered {
-		r.hello.Recovery = RecoveryNew // to who takes the events it is the first
+	case r.untold && f.Recovery != RecoveryReset:
+		r.hello.Recovery = RecoveryNew // to who takes the events it is the first; a gap behind it is an event of its own
 	}
 	signal(c.wake)
 	return &Event{Type: EventWelcome, Room: f.Room, Welcome: r.hello}, nil

@@ -49,6 +49,7 @@ type managedRoom struct {
 	wanted  bool
 	in      bool
 	cursor  string          // of the last event that was dealt with
+	told    string          // by Join
 	came    map[string]bool // cursors with which it was joined; events may have come after that
 	members map[string]string
 	sure    bool
@@ -337,10 +338,13 @@ func (c *managed) join(ctx context.Context, client *hubclient.Client, name strin
 		cursor := r.cursor
 		r.came[cursor] = true
 		c.mu.Unlock()
-		_, err := client.Join(ctx, name, hubclient.JoinSince(cursor))
+		w, err := client.Join(ctx, name, hubclient.JoinSince(cursor))
 		var e *hubclient.Error
 		switch {
 		case err == nil:
+			c.mu.Lock()
+			r.told = w.Cursor
+			c.mu.Unlock()
 			return
 		case errors.As(err, &e) && (e.Code == "already_in_room" || e.Code == "not_in_room"):
 			return // asked for before, or left meanwhile
@@ -382,6 +386,8 @@ func (c *managed) event(client *hubclient.Client, e *hubclient.Event) {
 		// What was queued when it joined has come meanwhile, and comes again.
 		if e.Welcome.Recovery == hubclient.RecoveryNew && r.came[""] {
 			came = ""
+		} else if e.Welcome.Recovery == hubclient.RecoveryReset && came == "" {
+			came = r.told // by Join; the event of that welcome was lost
 		} else if e.Welcome.Recovery != hubclient.RecoveryReset && e.Welcome.Cursor != came && r.came[e.Welcome.Cursor] {
 			came = e.Welcome.Cursor
 		}
